@@ -1,0 +1,33 @@
+"""Sensitivity-Uncertainty Alignment: scores, training, abstention and theory. README.md has a first example.
+
+Names that need torch or datasets load on first use, so that scoring saved predictions imports numpy alone.
+"""
+
+from importlib import import_module
+
+from .predict import Predictions, predict
+from .scores import SCORES, score
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Task": "tasks", "load_task": "tasks",
+    "worlds": None, "perturb": None, "metrics": None, "theory": None,
+    "load_model": "models", "CallableModel": "models", "EncoderClassifier": "models",
+    "Objective": "training", "OBJECTIVES": "training", "SUATrainer": "training", "train": "training",
+    "AbstentionRule": "abstention", "SelectiveModel": "abstention",
+    "error_floor": "certificates", "misalignment_test": "certificates", "stability_certificate": "certificates",
+    "lambda_diagnosis": "certificates",
+}
+__all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'sua' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = import_module(f".{_HOME[name] or name}", __name__)
+    return getattr(value, name) if _HOME[name] else value
+
+
+def __dir__():
+    return __all__

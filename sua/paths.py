@@ -1,0 +1,49 @@
+"""Where things are: the one module that knows folders, mirrors and build directories."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class NotAvailableError(OSError):
+    """A data set or model is in no mirror and the hub does not answer; the message lists places and remedies."""
+
+
+def root() -> Path:
+    """The project's folder: the nearest parent of the working directory with notebooks/profiles, else that itself."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks" / "profiles").is_dir():
+            return folder
+    return here
+
+
+def build(profile: str) -> Path:
+    """Everything that a profile's run makes and git ignores: executed notebooks, models, predictions."""
+    return root() / "build" / profile
+
+
+def figures(profile: str) -> Path:
+    """The committed results of a profile."""
+    return root() / "figures" / profile
+
+
+def mirrors() -> list[Path]:
+    """Local copies of hub data, in the order they are asked: $SUA_MIRROR, then data/hub."""
+    named = os.environ.get("SUA_MIRROR")
+    return ([Path(named).expanduser().resolve()] if named else []) + [root() / "data" / "hub"]
+
+
+def in_mirror(*parts: str) -> Path | None:
+    """The first mirror's folder or file `parts`, e.g. ("models", "org/name"), or None."""
+    return next((path for path in (mirror.joinpath(*parts) for mirror in mirrors()) if path.exists()), None)
+
+
+def not_available(what: str, hub_id: str, reason: object) -> NotAvailableError:
+    """The one error for data that no place offers: its name, the places tried, both remedies."""
+    tried = "".join(f"\n  - {mirror}" for mirror in mirrors())
+    return NotAvailableError(
+        f"{what} {hub_id!r} is not available. Tried:{tried}\n  - the Hugging Face hub ({reason})\n"
+        "Remedies: point SUA_MIRROR (or make ... MIRROR=dir) at a folder that holds it, or run "
+        "`make download` on a machine with internet, which fills data/hub.")

@@ -1,0 +1,182 @@
+"""Tasks: labelled inputs in named splits and one schema, from a generated world, a local mirror or the hub.
+
+Columns of every split: `id`, `text` (and `text_pair` for pairs), `label`, and `label_dist` where p*(y|x) or human
+votes are known. Splits: train, validation (to choose hyperparameters), calibration (to choose lambda, temperatures
+and thresholds) and test (scored once).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, load_dataset
+
+from . import paths
+from .perturb import KERNELS, Input, Perturbation, mixture
+
+SPLITS = ("train", "validation", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Named splits of labelled inputs, the kernels that keep their meaning, and where the rows came from."""
+
+    name: str
+    splits: DatasetDict
+    label_names: tuple[str, ...]
+    kernels: Mapping[str, Perturbation] = field(default_factory=dict)
+    source: Mapping[str, object] = field(default_factory=dict)
+    p_star: Callable[[Sequence[Input]], np.ndarray] | None = None
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.label_names)
+
+    def __getitem__(self, split: str) -> Dataset:
+        if split not in self.splits:
+            raise ValueError(f"task {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def perturbation(self, names: str | Sequence[str]) -> Perturbation:
+        """The kernel of that name (the task's own first, then sua.perturb.KERNELS), or the mixture of several."""
+        if not isinstance(names, str):
+            kernels = [self.perturbation(name) for name in names]
+            return kernels[0] if len(kernels) == 1 else mixture(*kernels)
+        known = {**KERNELS, **self.kernels}
+        if names not in known:
+            raise ValueError(f"task {self.name!r} has no perturbation {names!r}; known: {', '.join(known)}")
+        return known[names]
+
+    @property
+    def digest(self) -> str:
+        """Hash of every row: equal digests mean equal data."""
+        rows = hashlib.sha256()
+        for name, split in sorted(self.splits.items()):
+            rows.update(name.encode())
+            rows.update(json.dumps(split.to_dict(), sort_keys=True).encode())
+        return rows.hexdigest()[:16]
+
+
+def inputs(split: Dataset) -> list[Input]:
+    """The inputs of a split as models take them: texts, or (text, text_pair) tuples."""
+    if "text_pair" in split.column_names:
+        return list(zip(split["text"], split["text_pair"]))
+    return list(split["text"])
+
+
+@dataclass(frozen=True)
+class HubTask:
+    """Where a hub data set keeps what a Task needs. `evaluation` = its labelled split that nothing trains on."""
+
+    hub_id: str
+    revision: str
+    label_names: tuple[str, ...]
+    text: str
+    text_pair: str | None = None
+    label: str = "label"
+    config: str = "default"
+    held_out: tuple[str, ...] = ("validation", "test")
+
+
+HUB_TASKS: dict[str, HubTask] = {
+    "sst2": HubTask("stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", ("negative", "positive"),
+                    text="sentence"),
+    "ag_news": HubTask("fancyzhx/ag_news", "eb185aade064a813bc0b7f42de02595523103ca4",
+                       ("world", "sports", "business", "science and technology"), text="text", held_out=("test",)),
+}
+
+
+def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
+    """A task by name: a generated world ("topic"), a registered hub set ("sst2", "ag_news"), or any HubTask.
+
+    sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
+    A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
+    hub's held-out splits. Further arguments go to the world's generator.
+
+    Raises ValueError for an unknown name, a missing column or too few rows; NotAvailableError if neither a mirror
+    nor the hub has the set.
+    """
+    from . import worlds
+
+    sizes = {"train": 1000, "validation": 200, "calibration": 500, "test": 1000, **(sizes or {})}
+    if unknown := set(sizes) - set(SPLITS):
+        raise ValueError(f"sizes names unknown splits {sorted(unknown)}; known: {', '.join(SPLITS)}")
+    if name in worlds.WORLDS:
+        return worlds.WORLDS[name](sizes=sizes, seed=seed, **world)
+    if isinstance(name, str) and name not in HUB_TASKS:
+        raise ValueError(f"unknown task {name!r}; known: {', '.join([*worlds.WORLDS, *HUB_TASKS])}. For another hub "
+                         "data set give a sua.tasks.HubTask that names its columns")
+    spec = HUB_TASKS[name] if isinstance(name, str) else name
+    short = name if isinstance(name, str) else spec.hub_id.split("/")[-1]
+    return _hub_task(short, spec, sizes, seed)
+
+
+def _hub_task(name, spec, sizes, seed):
+    train, origin = _rows(spec, "train")
+    pool = {"train": train}
+    for split in spec.held_out:
+        rows, _ = _rows(spec, split)
+        pool[split] = rows.select(np.flatnonzero(np.array(rows[spec.label]) >= 0))
+    held_out = [split for split in spec.held_out if len(pool[split])]
+    if not held_out:
+        raise ValueError(f"{spec.hub_id}: none of {', '.join(spec.held_out)} has labels; name a labelled split")
+    rng = np.random.default_rng(seed)
+    order = {split: list(rng.permutation(len(rows))) for split, rows in pool.items()}
+    # a split with hidden labels leaves one held-out set: calibration and test then share it, without overlap
+    take = {"train": "train", "validation": "train", "calibration": held_out[0], "test": held_out[-1]}
+    splits = DatasetDict()
+    for split, origin_split in take.items():
+        rows, size = pool[origin_split], sizes[split]
+        chosen, order[origin_split] = order[origin_split][:size], order[origin_split][size:]
+        if len(chosen) < size:
+            raise ValueError(f"{spec.hub_id}: {split} asks for {size} rows, {origin_split} has {len(chosen)} left "
+                             f"of {len(rows)}: lower sizes[{split!r}]")
+        splits[split] = _schema(rows.select(sorted(chosen)), spec, origin_split)
+    return Task(name, splits, spec.label_names, source={"hub_id": spec.hub_id, "config": spec.config, **origin})
+
+
+def _schema(rows, spec, prefix):
+    columns = {"text": spec.text, "text_pair": spec.text_pair, "label": spec.label}
+    table = {ours: list(rows[theirs]) for ours, theirs in columns.items() if theirs}
+    return Dataset.from_dict({"id": [f"{prefix}-{i}" for i in rows["_row"]], **table})
+
+
+def _rows(spec, split):
+    """One split with its row numbers, and where it came from; ValueError if the mapping names a missing column."""
+    file = paths.in_mirror("datasets", spec.hub_id, spec.config, f"{split}.parquet")
+    if file:
+        rows = Dataset(pq.read_table(file))
+        # relative to its mirror, so that the record is the same on every machine
+        origin = {"origin": "mirror", "slices": "not the hub's official splits",
+                  "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    else:
+        try:
+            rows = load_dataset(spec.hub_id, spec.config, split=split, revision=spec.revision)
+        except Exception as error:  # whatever went wrong, the reader needs the same two remedies
+            reason = f"revision {spec.revision}: {type(error).__name__}"
+            raise paths.not_available("data set", f"{spec.hub_id} ({spec.config}, {split})", reason) from error
+        origin = {"origin": "hub", "revision": spec.revision}
+    where = f"{file}" if file else f"{spec.hub_id}, split {split},"
+    for column in filter(None, (spec.text, spec.text_pair, spec.label)):
+        if column not in rows.column_names:
+            raise ValueError(f"{where} has no column {column!r}; it has {', '.join(rows.column_names)}. Use the "
+                             "hub's own columns, or a HubTask that names these")
+    return rows.add_column("_row", list(range(len(rows)))), origin
+
+
+def checklist_groups(test_prefix: str = "") -> dict[str, list[str]]:
+    """CheckList's invariance groups for sentiment (Ribeiro et al., ACL 2020): original text -> its variants.
+
+    Read from raw/checklist_sentiment/test.jsonl of the mirror. NotAvailableError if no mirror has it.
+    """
+    file = paths.in_mirror("raw", "checklist_sentiment", "test.jsonl")
+    if not file:
+        raise paths.not_available("data set", "raw/checklist_sentiment", "not on the hub: a mirror only")
+    groups = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return {group["texts"][0]: group["texts"][1:] for group in groups
+            if group["kind"] == "INV" and group["test"].startswith(test_prefix) and len(group["texts"]) > 1}
