@@ -15,7 +15,7 @@ _HOME = {
     "worlds": None, "perturb": None, "metrics": None, "theory": None,
     "load_model": "models", "CallableModel": "models", "EncoderClassifier": "models",
     "Objective": "training", "OBJECTIVES": "training", "SUATrainer": "training", "train": "training",
-    "AbstentionRule": "abstention", "SelectiveModel": "abstention",
+    "AbstentionRule": "abstention", "SelectiveModel": "abstention", "ABSTAIN": "abstention",
     "error_floor": "certificates", "misalignment_test": "certificates", "stability_certificate": "certificates",
     "lambda_diagnosis": "certificates",
 }

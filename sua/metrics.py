@@ -6,7 +6,7 @@ Tied scores are handled in expectation over random tie-breaking, so no result de
 from __future__ import annotations
 
 import math
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -106,33 +106,32 @@ def bootstrap_auroc(is_error, scores, counts) -> np.ndarray:
     return result
 
 
-def auroc_intervals(runs: list[tuple[np.ndarray, dict[str, np.ndarray]]], resamples: int = 1000, seed: int = 0,
-                    level: float = 0.95) -> dict[str, dict[str, float]]:
-    """Mean AUROC over runs (seeds) of every score, with paired-bootstrap intervals over the items.
+def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], references: Sequence[str] = ("entropy",),
+                    resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[dict]:
+    """Mean AUROC over seeds of every score and its gain over reference scores, with paired-bootstrap intervals.
 
-    runs : one (is_error (N,), {name: score (N,)}) per seed, all on the same N items in the same order. One resample
-    of items is used for all scores and all seeds, so that differences are paired and seeds stay clustered.
-    Returns {name: {auroc, low, high, gain, gain_low, gain_high}}; gain = AUROC minus that of "entropy", if present.
+    runs : one (is_error (N,), {name: score (N,)}) per seed, all on the same N items in the same order. A resample of
+    the items serves all scores and seeds, so that differences are paired and seeds stay clustered. A resample whose
+    items are all errors, or all right, is left out.
+    Returns one row {score, auroc, low, high, reference, gain, gain_low, gain_high} per score and reference.
     """
-    names = list(runs[0][1])
     n = len(runs[0][0])
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    counts = np.vstack([np.ones((1, n), dtype=counts.dtype), counts])
-    per_run = []
-    for is_error, scores in runs:
-        checked = [_checked(is_error, scores[name])[1] for name in names]
-        per_run.append(bootstrap_auroc(is_error, np.stack(checked), counts))
+    resampled = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    counts = np.vstack([np.ones((1, n), dtype=resampled.dtype), resampled])
+    names = list(runs[0][1])
+    per_run = [bootstrap_auroc(is_error, np.stack([_checked(is_error, scores[name])[1] for name in names]), counts)
+               for is_error, scores in runs]
     values = dict(zip(names, np.mean(per_run, axis=0)))
-    tails = 100 * np.array([(1 - level) / 2, (1 + level) / 2])
-    result = {}
+    interval = lambda v: np.nanpercentile(v[1:], 100 * np.array([(1 - level) / 2, (1 + level) / 2]))
+    rows = []
     for name, value in values.items():
-        low, high = np.nanpercentile(value[1:], tails)
-        result[name] = dict(auroc=value[0], low=low, high=high)
-        if "entropy" in values:
-            gain = value - values["entropy"]
-            low, high = np.nanpercentile(gain[1:], tails)
-            result[name] |= dict(gain=gain[0], gain_low=low, gain_high=high)
-    return result
+        low, high = interval(value)
+        for reference in references:
+            gain = value - values[reference]
+            gain_low, gain_high = interval(gain)
+            rows.append(dict(score=name, auroc=value[0], low=low, high=high, reference=reference, gain=gain[0],
+                             gain_low=gain_low, gain_high=gain_high))
+    return rows
 
 
 MODEL_METRICS: dict[str, Callable[[Predictions], float]] = {

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Callable, Protocol, Sequence, runtime_checkable
@@ -58,16 +60,28 @@ class EncoderClassifier:
 
     Equal inputs are computed once; batches are sorted by length, so that little is padding; a batch that does not
     fit into memory is halved. Results do not depend on batch size, order or padding beyond float rounding.
+    With `cache`, a folder for this model's weights alone, outputs are kept and not computed twice.
     """
 
-    def __init__(self, model, tokenizer, batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None):
+    def __init__(self, model, tokenizer, batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
+                 cache: Path | None = None):
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.batch_size, self.max_length = batch_size, max_length
+        self.batch_size, self.max_length, self.cache = batch_size, max_length, cache
         self.name = name or type(model).__name__
 
     def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
         """(N, C) float64 probabilities. ValueError for an empty input, naming its position."""
-        return _unique_rows(inputs, self._rows)
+        return _unique_rows(inputs, self._cached_rows if self.cache else self._rows)
+
+    def _cached_rows(self, unique):
+        digest = hashlib.sha256(repr((self.max_length, unique)).encode()).hexdigest()[:24]
+        file = self.cache / f"{digest}.npy"
+        if not file.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            unfinished = self.cache / f".{digest}.{os.getpid()}.npy"
+            np.save(unfinished, self._rows(unique))
+            os.replace(unfinished, file)
+        return np.load(file)
 
     def _rows(self, unique):
         import torch
@@ -106,31 +120,32 @@ class EncoderClassifier:
         return Path(folder)
 
 
-def load_model(name, n_classes: int | None = None, seed: int = 0, **options) -> EncoderClassifier:
+def load_model(source, n_classes: int | None = None, seed: int = 0, **options) -> EncoderClassifier:
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
-    name : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
-    revision (safetensors only, no remote code). n_classes : width of a new head. Runs on the GPU where there is one.
+    source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
+    revision (safetensors only, no remote code). n_classes : width of a new head. options : of EncoderClassifier.
+    Runs on the GPU where there is one.
     Raises NotAvailableError if no place has the model.
     """
     import torch
     import transformers
 
-    folder = Path(name) if Path(name).is_dir() else paths.in_mirror("models", str(name))
-    where = {} if folder else {"revision": HUB_REVISIONS.get(str(name), "main")}
+    folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
+    where = {} if folder else {"revision": HUB_REVISIONS.get(str(source), "main")}
     head = {} if n_classes is None else {"num_labels": n_classes}
     torch.manual_seed(seed)  # the new head
     try:
-        with _quiet(transformers):
+        with quiet(transformers):
             model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder or name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where, **head)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder or name, trust_remote_code=False, **where)
+                folder or source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where, **head)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder or source, trust_remote_code=False, **where)
     except OSError as error:
         if folder:
             raise
-        raise paths.not_available("model", str(name), type(error).__name__) from error
+        raise paths.not_available("model", str(source), type(error).__name__) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EncoderClassifier(model.to(device), tokenizer, name=options.pop("name", str(name)), **options)
+    return EncoderClassifier(model.to(device), tokenizer, **{"name": str(source), **options})
 
 
 def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: int = 64, layers: int = 2,
@@ -187,7 +202,7 @@ def _unique_rows(inputs, compute):
     return rows[[index[example] for example in inputs]]
 
 
-class _quiet:
+class quiet:
     """Silences the notice about a new head and the loading bar, which say nothing the caller did not ask for."""
 
     def __init__(self, transformers):

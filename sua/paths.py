@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 from pathlib import Path
 
@@ -35,9 +37,30 @@ def mirrors() -> list[Path]:
     return ([Path(named).expanduser().resolve()] if named else []) + [root() / "data" / "hub"]
 
 
+def code_digest(*modules: str) -> str:
+    """Hash of what these modules of sua do: comments, docstrings and layout do not count."""
+    digest = hashlib.sha256()
+    for name in modules:
+        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
 def in_mirror(*parts: str) -> Path | None:
     """The first mirror's folder or file `parts`, e.g. ("models", "org/name"), or None."""
-    return next((path for path in (mirror.joinpath(*parts) for mirror in mirrors()) if path.exists()), None)
+    found = next((path for path in (mirror.joinpath(*parts) for mirror in mirrors()) if path.exists()), None)
+    if found and stage_folder():  # the runner hashes what a stage has read
+        with open(stage_folder() / ".mirrored", "a", encoding="utf-8") as listed:
+            listed.write("/".join(parts) + "\n")
+    return found
+
+
+def stage_folder() -> Path | None:
+    """Where the running stage writes; None outside of the runner."""
+    return Path(os.environ["SUA_STAGE_DIR"]) if "SUA_STAGE_DIR" in os.environ else None
 
 
 def not_available(what: str, hub_id: str, reason: object) -> NotAvailableError:

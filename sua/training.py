@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ import torch.nn.functional as F
 import transformers
 from filelock import FileLock
 
-from .models import EncoderClassifier, encode, load_model
+from . import paths
+from .models import EncoderClassifier, encode, load_model, progress, quiet, tiny_encoder
 from .perturb import Perturbation
 from .tasks import Task, inputs
 
@@ -92,8 +94,6 @@ class VariantData(torch.utils.data.Dataset):
     what the uninterrupted one would have drawn."""
 
     def __init__(self, split, tokenizer, perturbation: Perturbation | None, k: int, max_length: int, seed: int):
-        if k and perturbation is None:
-            raise ValueError(f"the objective uses k = {k} variants per item: give a perturbation to draw them")
         self.inputs, self.labels = inputs(split), list(split["label"])
         self.tokenizer, self.perturbation, self.k = tokenizer, perturbation, k
         self.max_length, self.seed, self.epoch = max_length, seed, 0
@@ -112,7 +112,7 @@ class VariantData(torch.utils.data.Dataset):
 
     def collate(self, items):
         """Clean rows first, then the variants item by item, in one padding: one forward pass of (K+1)B rows."""
-        rows = [(item["encoded"], j) for item in items for j in [0]]
+        rows = [(item["encoded"], 0) for item in items]
         rows += [(item["encoded"], 1 + j) for item in items for j in range(self.k)]
         batch = {name: [encoded[name][j] for encoded, j in rows] for name in items[0]["encoded"]}
         return {**self.tokenizer.pad(batch, return_tensors="pt"),
@@ -168,17 +168,19 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     cache : a folder; the finished model is kept there under a hash of everything it depends on and found again.
     Two processes that ask for the same model train it once.
     """
+    if objective.k and perturbation is None:
+        raise ValueError(f"the objective uses k = {objective.k} variants per item: give a perturbation to draw them")
     recipe = {"model": model, "task": task.name, "data": task.digest, "objective": asdict(objective), "seed": seed,
               "perturbation": perturbation.name if objective.k else None, "epochs": epochs, "batch_size": batch_size,
-              "learning_rate": learning_rate, "model_options": model_options, "code": _code_digest(),
+              "learning_rate": learning_rate, "model_options": model_options,
+              "code": paths.code_digest("training", "models", "perturb", "worlds"),
               "versions": [torch.__version__, transformers.__version__], "threads": torch.get_num_threads()}
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:16]
     classifier = _untrained(model, task, seed, model_options)
     if cache is None:
-        import tempfile
         with tempfile.TemporaryDirectory() as folder:
             return _fit(classifier, task, objective, perturbation, seed, epochs, batch_size, learning_rate, folder)
-    folder = Path(cache) / f"{task.name}-{Path(model).name}-{digest}"
+    folder = Path(cache) / f"{task.name}-{Path(model).name}-{_title(objective)}-seed{seed}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "log.json").exists():
@@ -190,13 +192,17 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
             unfinished.write_text(json.dumps(log))
             os.replace(unfinished, folder / "log.json")  # last, so that its presence means finished
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    trained = load_model(folder / "model", name=classifier.name, batch_size=classifier.batch_size)
+    trained = load_model(folder / "model", name=classifier.name, batch_size=classifier.batch_size,
+                         max_length=classifier.max_length, cache=folder / "probabilities")
     return trained, json.loads((folder / "log.json").read_text())
+
+
+def _title(objective):
+    return next((name for name, known in OBJECTIVES.items() if known == objective), "custom")
 
 
 def _untrained(model, task, seed, options):
     if model == "tiny":
-        from .models import tiny_encoder
         known = [text for split in task.splits.values() for text in inputs(split)]  # words only, no labels
         return tiny_encoder(known, task.n_classes, seed, **options)
     return load_model(model, task.n_classes, seed, **options)
@@ -208,11 +214,11 @@ def _fit(classifier, task, objective, perturbation, seed, epochs, batch_size, le
         per_device_train_batch_size=batch_size, weight_decay=0.01, warmup_steps=0.1, lr_scheduler_type="linear",
         logging_strategy="epoch", save_strategy="epoch", save_total_limit=2, report_to=[], disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available())
-    name = next((key for key, value in OBJECTIVES.items() if value == objective), "custom")
     trainer = SUATrainer(classifier, args, task["train"], objective, perturbation, callbacks=[
-        _CompleteCheckpoints(), _Bar(f"train {task.name} {name} seed {seed}")])
+        _CompleteCheckpoints(), _Bar(f"train {task.name} {_title(objective)} seed {seed}")])
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train(resume_from_checkpoint=_CompleteCheckpoints.last(folder))
+    with quiet(transformers):
+        trainer.train(resume_from_checkpoint=_CompleteCheckpoints.last(folder))
     classifier.model.eval()
     return classifier, [entry for entry in trainer.state.log_history if "loss" in entry]
 
@@ -236,7 +242,6 @@ class _Bar(transformers.TrainerCallback):
         self.title = title
 
     def on_train_begin(self, args, state, control, **_):
-        from .models import progress
         self.bar = progress(total=state.max_steps, desc=self.title)
         self.bar.update(state.global_step)
 
@@ -246,9 +251,3 @@ class _Bar(transformers.TrainerCallback):
     def on_train_end(self, args, state, control, **_):
         self.bar.close()
 
-
-def _code_digest():
-    """Hash of the modules that decide what a trained model is; a change in them trains anew."""
-    here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in
-                                   ("training", "models", "perturb", "worlds"))).hexdigest()[:16]

@@ -1,0 +1,70 @@
+# `make help` lists the targets. PROFILE picks the experiment's size, MIRROR a folder with data sets and models.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+HARDWARE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+PROFILE ?= $(HARDWARE)
+ifdef MIRROR
+export SUA_MIRROR := $(abspath $(MIRROR))
+endif
+
+# an active environment that has the pins is used as it is; otherwise .venv is made from them
+PINNED := $(shell [ -n "$${VIRTUAL_ENV:-}$${CONDA_PREFIX:-}" ] && python tests/pins.py requirements.lock && echo yes)
+PY := $(if $(PINNED),python,.venv/bin/python)
+READY := $(if $(PINNED),,.venv/ready)
+
+STAGES := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
+
+.PHONY: help setup reproduce smoke test lab check explain readme download clean $(STAGES)
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo "PROFILE=$(PROFILE) ($(if $(filter file,$(origin PROFILE)),chosen: $(if $(filter gpu,$(HARDWARE)),nvidia-smi lists a GPU,no GPU found),as given)); others: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
+
+setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
+	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+
+.venv/ready: requirements.lock pyproject.toml
+	@echo "setting up .venv from requirements.lock (a few minutes, once)"
+	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sua needs Python >= 3.11, python3 is " + sys.version)'
+	python3 -m venv .venv || { echo "python3 -m venv failed: install your system's python3-venv package"; exit 1; }
+	.venv/bin/python -m pip install --quiet -r requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+reproduce: $(STAGES)  ## run the five notebooks of PROFILE and write figures/PROFILE; nothing unchanged is run again
+	@echo "PROFILE=$(PROFILE) reproduced: tables, figures and claims.md are in $(if $(filter smoke,$(PROFILE)),build,figures)/$(PROFILE)"
+
+# the runner decides by content, not by date, whether a stage has to run
+$(STAGES): setup
+	@$(PY) -m sua.run $@ --profile $(PROFILE)
+
+04_baselines: 03_sua_tr_training
+05_tables: 01_theory_checks 02_ambiguity_collapse 03_sua_tr_training 04_baselines
+
+smoke:  ## every cell of every notebook at toy size, in minutes; writes build/smoke only
+	@$(MAKE) reproduce PROFILE=smoke
+
+test: setup  ## the test suite, under six minutes on two cores
+	@OMP_NUM_THREADS=1 $(PY) -m pytest
+
+lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at hand
+	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks
+
+check: setup  ## compare figures/PROFILE with the committed results and print each difference
+	@$(PY) -m sua.report check --profile $(PROFILE)
+
+explain: setup  ## say why each stage would run
+	@$(PY) -m sua.run --explain --profile $(PROFILE)
+
+readme: setup  ## fill README.md's tables from figures/
+	@$(PY) -m sua.report readme
+
+download: setup  ## fetch the data sets and models of PROFILE into data/hub, for machines without internet
+	@$(PY) -m sua.tasks download --profile $(PROFILE)
+
+clean:  ## remove build/ (models, predictions, executed notebooks); figures/ and .venv stay
+	rm -rf build
