@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 HARDWARE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PROFILE ?= $(HARDWARE)
+WHY := $(if $(filter file,$(origin PROFILE)),$(if $(filter gpu,$(HARDWARE)),nvidia-smi lists a GPU,no GPU found),as given)
 ifdef MIRROR
 export SUA_MIRROR := $(abspath $(MIRROR))
 endif
@@ -18,25 +19,27 @@ READY := $(if $(PINNED),,.venv/ready)
 
 STAGES := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
 
-.PHONY: help setup reproduce smoke test lab check explain readme download clean $(STAGES)
+.PHONY: help setup reproduce smoke test lab check explain readme download clean $(STAGES) announce
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo "PROFILE=$(PROFILE) ($(if $(filter file,$(origin PROFILE)),chosen: $(if $(filter gpu,$(HARDWARE)),nvidia-smi lists a GPU,no GPU found),as given)); others: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
+	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
 
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
 	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"
-	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sua needs Python >= 3.11, python3 is " + sys.version)'
-	python3 -m venv .venv || { echo "python3 -m venv failed: install your system's python3-venv package"; exit 1; }
-	.venv/bin/python -m pip install --quiet -r requirements.lock
-	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	touch $@
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sua needs Python >= 3.11, python3 is " + sys.version)'
+	@python3 -m venv .venv || { echo "python3 -m venv failed: install your system's python3-venv package"; exit 1; }
+	@.venv/bin/python -m pip install --quiet -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
 
-reproduce: $(STAGES)  ## run the five notebooks of PROFILE and write figures/PROFILE; nothing unchanged is run again
-	@echo "PROFILE=$(PROFILE) reproduced: tables, figures and claims.md are in $(if $(filter smoke,$(PROFILE)),build,figures)/$(PROFILE)"
+reproduce: announce $(STAGES)  ## run the five notebooks of PROFILE and write figures/PROFILE; nothing unchanged is run again
+
+announce:
+	@echo "PROFILE=$(PROFILE) ($(WHY)), $(words $(STAGES)) stages"
 
 # the runner decides by content, not by date, whether a stage has to run
 $(STAGES): setup
@@ -49,7 +52,7 @@ smoke:  ## every cell of every notebook at toy size, in minutes; writes build/sm
 	@$(MAKE) reproduce PROFILE=smoke
 
 test: setup  ## the test suite, under six minutes on two cores
-	@OMP_NUM_THREADS=1 $(PY) -m pytest
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at hand
 	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks

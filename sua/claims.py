@@ -47,14 +47,18 @@ class Claim:
 
 
 def _printed_and_repaired(claim: str) -> Callable[[Results], Judgement]:
-    """A printed bound: refuted if a checked world violates it, repaired if moreover the corrected one never fails."""
+    """A printed bound: refuted if a checked world violates it, repaired if moreover the corrected one never fails;
+    mixed if it holds for total variation and fails for the divergence that the paper computes with, KL."""
 
     def judge(results):
         facts = results.facts.get(claim)
         if not facts:
             return "not tested", "the theory checks have not been run"
         if facts["printed_violations"] == 0:
-            return "supported", f"no violation in {facts['worlds']} random worlds"
+            holds = f"no violation in {facts['worlds']} random label-preserving worlds with total variation"
+            if not facts.get("kl_violations"):
+                return "supported", holds
+            return "mixed", f"{holds}; with KL: {facts['refuted_by']}; repaired: {facts['repaired_by']}"
         evidence = f"refuted as printed: {facts['refuted_by']}"
         if facts["repaired_violations"] == 0:
             return "repaired", f"{evidence}; repaired: {facts['repaired_by']}"
@@ -105,8 +109,8 @@ def _collapse(results: Results) -> Judgement:
         return "not tested", "no ambiguous inputs were evaluated"
     (task, _), rate = rate.idxmax(), rate.max()
     seen = detection.loc[(task, "erm")]
-    evidence = (f"{task}: {rate:.0%} of the ambiguous inputs get one answer with at least 0.9 probability; SUA tells "
-                f"them from clear inputs with AUROC {seen:.3f}")
+    evidence = (f"{task}: {rate:.0%} of the ambiguous inputs get one answer with almost all the mass; SUA tells them "
+                f"from clear inputs with AUROC {seen:.3f}")
     if rate < 0.5:
         return "refuted", f"{evidence}: no collapse"
     return ("supported", evidence) if seen >= 0.75 else ("mixed", f"{evidence}: collapse exists, SUA does not expose it")
@@ -116,8 +120,8 @@ def _not_tested(why: str) -> Callable[[Results], Judgement]:
     return lambda results: ("not tested", why)
 
 
-_BOUND = ("refuted if a checked world violates the printed inequality; repaired if the corrected theorem has no "
-          "violation in all random worlds")
+_BOUND = ("refuted if a checked world violates the printed inequality; repaired if moreover the corrected theorem has "
+          "no violation in all random worlds; mixed if only the reading with KL is violated")
 _FOLLOW_UP = "follow-up (2026)"
 
 CLAIMS: tuple[Claim, ...] = (

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics, paths
+from .certificates import error_floor, misalignment_test
 from .predict import Predictions
 from .scores import SCORES, score
 
@@ -123,6 +124,27 @@ def evaluate(predictions: Predictions, calibration: Predictions | None = None, s
                 value = np.nan
             rows.append({"score": name, "metric": metric, "value": value})
     return rows
+
+
+def label_free_row(predictions: Predictions, delta: float = 0.05, groups: int = 5) -> dict[str, object]:
+    """What can be certified about a model without a label, and the measured error of the pooled orbits beside it.
+
+    The group-wise miscalibration bound bins items by the confidence of their orbit's mean, which all members of an
+    orbit share; the bins' edges come from one half of the items, the bound from the other.
+    """
+    floor, global_bound = error_floor(predictions, delta), misalignment_test(predictions, delta)
+    confidence = predictions.orbit.mean(1).max(-1)
+    half = len(predictions) // 2
+    edges = np.quantile(confidence[:half], np.arange(1, groups) / groups)
+    bins = np.searchsorted(edges, confidence[half:])
+    by_group = misalignment_test(predictions.subset(slice(half, None)), delta, groups=bins)
+    wrong = NOT_AVAILABLE
+    if predictions.labels is not None:
+        wrong = f"{(predictions.orbit.argmax(-1) != predictions.labels[:, None]).mean():.3f}"
+    return {"items": len(predictions), "K": floor.k, "SUA > 0": f"{(score(predictions, 'sua') > 0).mean():.3f}",
+            "error ≥": f"{floor.bound:.3f}", "measured error": wrong, "mean S_TV": f"{global_bound.sensitivity:.3f}",
+            "mean H (nats)": f"{global_bound.entropy:.3f}", "miscalibration ≥": f"{global_bound.bound:.3f}",
+            "by groups ≥": f"{by_group.bound:.3f}"}
 
 
 def score_all(predictions: Predictions, calibration: Predictions | None = None, scores: Iterable[str] = SCORES

@@ -155,7 +155,7 @@ class StageRun:
         try:
             papermill.execute_notebook(self.source, self.staging / EXECUTED, parameters=self.parameters,
                                        kernel_name="python3", cwd=self.source.parent, progress_bar=False,
-                                       extra_arguments=["--IPKernelApp.log_level=50"])
+                                       language="python", extra_arguments=["--IPKernelApp.log_level=50"])
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -7,8 +7,10 @@ and thresholds) and test (scored once).
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import Callable, Mapping, Sequence
 
@@ -18,6 +20,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from . import paths
 from .perturb import KERNELS, Input, Perturbation, mixture
+from .predict import Predictions
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -155,11 +158,7 @@ def _rows(spec, split):
         origin = {"origin": "mirror", "slices": "not the hub's official splits",
                   "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     else:
-        try:
-            rows = load_dataset(spec.hub_id, spec.config, split=split, revision=spec.revision)
-        except Exception as error:  # whatever went wrong, the reader needs the same two remedies
-            reason = f"revision {spec.revision}: {type(error).__name__}"
-            raise paths.not_available("data set", f"{spec.hub_id} ({spec.config}, {split})", reason) from error
+        rows = _from_hub(spec, split)
         origin = {"origin": "hub", "revision": spec.revision}
     where = f"{file}" if file else f"{spec.hub_id}, split {split},"
     for column in filter(None, (spec.text, spec.text_pair, spec.label)):
@@ -169,14 +168,107 @@ def _rows(spec, split):
     return rows.add_column("_row", list(range(len(rows)))), origin
 
 
-def checklist_groups(test_prefix: str = "") -> dict[str, list[str]]:
+def _from_hub(spec, split):
+    try:
+        return load_dataset(spec.hub_id, spec.config, split=split, revision=spec.revision)
+    except Exception as error:  # whatever went wrong, the reader needs the same two remedies
+        reason = f"revision {spec.revision}: {type(error).__name__}"
+        raise paths.not_available("data set", f"{spec.hub_id} ({spec.config}, {split})", reason) from error
+
+
+def checklist_groups() -> dict[str, list[str]]:
     """CheckList's invariance groups for sentiment (Ribeiro et al., ACL 2020): original text -> its variants.
 
-    Read from raw/checklist_sentiment/test.jsonl of the mirror. NotAvailableError if no mirror has it.
+    Read from raw/checklist_sentiment of a mirror. NotAvailableError if no mirror has it.
     """
-    file = paths.in_mirror("raw", "checklist_sentiment", "test.jsonl")
-    if not file:
-        raise paths.not_available("data set", "raw/checklist_sentiment", "not on the hub: a mirror only")
-    groups = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    return {group["texts"][0]: group["texts"][1:] for group in groups
-            if group["kind"] == "INV" and group["test"].startswith(test_prefix) and len(group["texts"]) > 1}
+    return {group["texts"][0]: group["texts"][1:] for group in _json_lines("checklist_sentiment", "test")
+            if group["kind"] == "INV" and len(group["texts"]) > 1}
+
+
+def recorded_llms() -> dict[str, Predictions]:
+    """Option probabilities of 16 base LLMs on 3000 multiple-choice items (Ye et al., NeurIPS 2024), no gold answers.
+
+    The first of three instruction prompts is x, the two others are its variants (K = 2). Read from
+    raw/llm_mcq_logits of a mirror; NotAvailableError if no mirror has it.
+    """
+    with np.load(_raw("llm_mcq_logits", "logits.npz")) as saved:
+        logits = np.concatenate([saved[name] for name in saved.files if name.endswith("_10k")], axis=2, dtype=float)
+        models = [str(model) for model in saved["models"]]
+    probs = np.exp(logits - logits.max(-1, keepdims=True))
+    probs /= probs.sum(-1, keepdims=True)
+    return {model: Predictions(probs=p[0], perturbed=p[1:].swapaxes(0, 1), meta={"task": "mcq", "model": model})
+            for model, p in zip(models, probs)}
+
+
+def recorded_chaosnli() -> dict[str, Predictions]:
+    """Outputs of fine-tuned NLI models on ChaosNLI (Nie et al., EMNLP 2020): 100 human votes per item as label_dist.
+
+    Here the "variants" are training seeds of one model: what flips between them is an error of one of them. Read from
+    raw/chaosnli of a mirror; NotAvailableError if no mirror has it.
+    """
+    rows = [row for split in ("train", "validation", "test") for row in _json_lines("chaosnli", split)]
+    found = {}
+    for model in ("roberta-base", "bert-base-uncased"):
+        names = sorted({name for row in rows for name in row["model_logits"] if name.startswith(model)})
+        complete = [row for row in rows if set(names) <= set(row["model_logits"])]
+        logits = np.array([[row["model_logits"][name] for name in names] for row in complete])
+        probs = np.exp(logits - logits.max(-1, keepdims=True))
+        probs /= probs.sum(-1, keepdims=True)
+        found[model] = Predictions(
+            probs=probs[:, 0], perturbed=probs[:, 1:], labels=[row["label"] for row in complete],
+            label_dist=np.array([row["label_count"] for row in complete]) / 100, ids=[row["id"] for row in complete],
+            meta={"task": "chaosnli", "model": model})
+    return found
+
+
+def _raw(name, file):
+    found = paths.in_mirror("raw", name, file)
+    if not found:
+        raise paths.not_available("data set", f"raw/{name}", "not on the hub: a mirror only")
+    return found
+
+
+def _json_lines(name, split):
+    return map(json.loads, _raw(name, f"{split}.jsonl").read_text(encoding="utf-8").splitlines())
+
+
+def download(profile: str) -> None:
+    """Fetch every hub data set and model of a profile's experiments into data/hub; what is there stays as it is."""
+    from huggingface_hub import snapshot_download
+
+    from .models import HUB_REVISIONS
+    from .run import load_profile
+
+    target = paths.root() / "data" / "hub"
+    sections = [section for section in load_profile(profile).values() if "experiments" in section]
+    experiments = [setting for section in sections for setting in section["experiments"].values()]
+    for name in dict.fromkeys(setting["task"]["name"] for setting in experiments):
+        if name not in HUB_TASKS:
+            continue
+        spec = HUB_TASKS[name]
+        for split in ("train", *spec.held_out):
+            file = target / "datasets" / spec.hub_id / spec.config / f"{split}.parquet"
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = file.with_suffix(".part")
+                _from_hub(spec, split).to_parquet(unfinished)
+                unfinished.replace(file)
+            print(f"{spec.hub_id} {split}: {file.relative_to(paths.root())}")
+    for model in dict.fromkeys(setting["model"] for setting in experiments if setting["model"] != "tiny"):
+        folder = target / "models" / model
+        try:
+            snapshot_download(model, revision=HUB_REVISIONS.get(model, "main"), local_dir=folder,
+                              allow_patterns=["*.json", "*.safetensors", "*.txt"])
+        except Exception as error:
+            raise paths.not_available("model", model, type(error).__name__) from error
+        print(f"{model}: {folder.relative_to(paths.root())}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m sua.tasks", description="Fetch data sets and models.")
+    parser.add_argument("command", choices=["download"])
+    parser.add_argument("--profile", required=True)
+    try:
+        download(parser.parse_args().profile)
+    except paths.NotAvailableError as error:
+        sys.exit(str(error))

@@ -1,0 +1,226 @@
+"""Predictions: what is refused and how it is said, what is kept exactly, and the orbits that predict() asks for."""
+
+import importlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import binom, chisquare
+
+from sua import CallableModel, Predictions, load_task, predict
+from sua.perturb import Perturbation, variants
+
+MODULE = importlib.import_module("sua.predict")  # sua.predict itself is the function
+P = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
+FIELDS = ("probs", "perturbed", "labels", "label_dist", "clarified", "weights", "samples", "n_classes", "ids")
+
+
+def dirichlet(rng, *shape):
+    """Distributions over the last axis of `shape`."""
+    return rng.dirichlet(np.ones(shape[-1]), size=shape[:-1])
+
+
+def full(seed=0, n=7, k=3, c=4, z=2):
+    """Predictions with every optional field."""
+    rng = np.random.default_rng(seed)
+    options = rng.integers(2, c + 1, n)
+    present = np.arange(c) < options[:, None]
+    within = lambda p: (masked := p * (present[:, None] if p.ndim == 3 else present)) / masked.sum(-1, keepdims=True)
+    return Predictions(
+        probs=within(dirichlet(rng, n, c)), perturbed=within(dirichlet(rng, n, k, c)),
+        labels=rng.integers(0, options), label_dist=within(dirichlet(rng, n, c)),
+        clarified=within(dirichlet(rng, n, z, c)), weights=dirichlet(rng, n, z), samples=rng.integers(0, 2, (n, 5)),
+        n_classes=options, ids=[f"row {i}" for i in range(n)], meta={"task": "toy", "seed": seed, "nested": {"a": [1]}})
+
+
+@pytest.mark.parametrize("given, said", [
+    (dict(probs=[[0.5, 0.5], [0.5, 0.4]]), ["probs[1] sums to 0.9", "softmax", "renormalise"]),
+    (dict(probs=[[0.5, 0.5], [np.nan, 1.0]]), ["probs[1, 0] = nan", "not a finite", "logits"]),
+    (dict(probs=[[0.5, 0.5], [np.inf, 0.0]]), ["probs[1, 0] = inf", "not a finite"]),
+    (dict(probs=[[0.5, 0.5], [1.25, -0.25]]), ["probs[1, 1] = -0.25", "negative", "give probabilities, not logits"]),
+    (dict(probs=[0.5, 0.5]), ["probs has shape (2,)", "2 dimensions"]),
+    (dict(probs=np.zeros((0, 2))), ["probs has shape (0, 2)", "empty"]),
+    (dict(probs=[[0.5, 0.5], [1.0]]), ["probs", "rectangular", "pad absent options with 0", "n_classes"]),
+    (dict(probs=[["a", "b"]]), ["probs", "'a'"]),
+    (dict(probs=P, perturbed=np.zeros((3, 0, 2))), ["perturbed has shape (3, 0, 2)", "K = 0", "draw at least one"]),
+    (dict(probs=P, perturbed=P), ["perturbed has shape (3, 2)", "3 dimensions"]),
+    (dict(probs=P, perturbed=[[p] for p in P[:2]]), ["perturbed has 2 rows", "probs has 3", "one entry per input"]),
+    (dict(probs=P, perturbed=np.full((3, 1, 4), 0.25)), ["perturbed has 4 classes", "probs has 2", "label order"]),
+    (dict(probs=P, perturbed=[[p, [0.5, 0.5]] for p in P[:2]] + [[[0.5, 0.5], [0.9, 0.2]]]),
+     ["perturbed[2, 1] sums to 1.1"]),
+    (dict(probs=P, perturbed=[[P[0]], [P[1]], [P[0], P[1]]]), ["perturbed", "rectangular"]),
+    (dict(probs=P, labels=[0, 2, 1]), ["labels[1] = 2", "outside 0..1", "start at 0"]),
+    (dict(probs=P, labels=[0, 1, -1]), ["labels[2] = -1", "outside 0..1"]),
+    (dict(probs=P, labels=[0.0, 1.0, 0.0]), ["labels has dtype float64", "integer class indices"]),
+    (dict(probs=P, labels=[True, False, True]), ["labels has dtype bool", "integer class indices"]),
+    (dict(probs=P, labels=[0, 1]), ["labels has shape (2,)", "N = 3"]),
+    (dict(probs=P, labels=[[0], [1], [0]]), ["labels has shape (3, 1)", "(N,)"]),
+    (dict(probs=P, samples=[0, 1, 0]), ["samples has shape (3,)", "(N, M)"]),
+    (dict(probs=P, samples=[[0], [1], [5]]), ["samples[2, 0] = 5", "outside 0..1"]),
+    (dict(probs=P, samples=[[0, 1], [1], [1, 1]]), ["samples"]),
+    (dict(probs=P, samples=np.zeros((3, 0), int)), ["samples has shape (3, 0)"]),
+    (dict(probs=P, label_dist=[[0.5, 0.5]] * 2), ["label_dist has 2 rows"]),
+    (dict(probs=P, label_dist=[[1.0, 0.0], [0.6, 0.6], [1.0, 0.0]]), ["label_dist[1] sums to 1.2"]),
+    (dict(probs=P, weights=[[1.0]] * 3), ["weights needs clarified"]),
+    (dict(probs=P, weights=[[0.5, 0.5]] * 3, clarified=[[p] for p in P]), ["weights needs clarified", "same number Z"]),
+    (dict(probs=P, n_classes=[2, 3, 1]), ["n_classes[1] = 3", "outside 1..2"]),
+    (dict(probs=P, n_classes=[2, 1, 1]), ["probs[1, 1] = 0.75", "n_classes[1] = 1", "absent options", "probability 0"]),
+    (dict(probs=P, n_classes=[2, 2, 1], perturbed=[[p] for p in P[:2]] + [[[0.5, 0.5]]]),
+     ["perturbed[2, 0, 1] = 0.5", "n_classes[2] = 1"]),
+    (dict(probs=P, n_classes=[2, 2, 1], label_dist=[*P[:2], [0.5, 0.5]]), ["label_dist[2, 1] = 0.5", "n_classes[2] = 1"]),
+    (dict(probs=P, n_classes=[2, 2, 1], labels=[0, 1, 1]), ["labels[2] = 1"]),
+    (dict(probs=P, ids=["a", "b"]), ["ids has shape (2,)", "one id per input"]),
+], ids=lambda value: value[0][:44] if isinstance(value, list) else "")
+def test_bad_input_is_named_with_its_remedy(given, said):
+    with pytest.raises(ValueError) as error:
+        Predictions(**given)
+    for part in said:
+        assert part in str(error.value)
+
+
+def test_sums_within_tolerance_are_renormalised_and_exact_sums_left_alone():
+    p = Predictions(probs=[[0.50004, 0.5], [0.1, 0.9]], perturbed=[[[0.3, 0.70005]], [[0.25, 0.75]]])
+    np.testing.assert_allclose(p.probs[0], [0.50004 / 1.00004, 0.5 / 1.00004], rtol=1e-15)
+    np.testing.assert_allclose(p.perturbed[0, 0], [0.3 / 1.00005, 0.70005 / 1.00005], rtol=1e-15)
+    assert p.probs[1].tolist() == [0.1, 0.9] and p.probs.dtype == np.float64
+    with pytest.raises(ValueError, match="sums to"):
+        Predictions(probs=[[0.5002, 0.5]])
+
+
+def test_half_precision_softmax_is_accepted():
+    logits = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float16)
+    half = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True, dtype=np.float16)
+    near = half[np.abs(half.astype(float).sum(-1) - 1) < MODULE.SUM_TOLERANCE]
+    assert len(near) > 20
+    np.testing.assert_allclose(Predictions(probs=near).probs.sum(-1), 1, rtol=0, atol=1e-15)
+
+
+def test_construction_copies_what_it_is_given():
+    given = np.array(P)
+    predictions = Predictions(probs=given)
+    given[:] = 0
+    assert predictions.probs.tolist() == P
+
+
+def test_derived_quantities_by_hand():
+    p = Predictions(probs=[[0.4, 0.4, 0.2], [0.1, 0.2, 0.7]], labels=[0, 0],
+                    perturbed=[[[0.1, 0.8, 0.1], [0.6, 0.2, 0.2]], [[0, 0.5, 0.5], [0, 0, 1]]])
+    assert p.answers.tolist() == [0, 2] and p.is_error.tolist() == [False, True]
+    assert p.perturbed_answers.tolist() == [[1, 0], [1, 2]]
+    assert p.orbit.shape == (2, 3, 3) and p.orbit[1, 0].tolist() == p.probs[1].tolist()
+    assert p.ids.tolist() == ["0", "1"] and len(p) == 2
+    with pytest.raises(ValueError, match="hold no `samples`.*Predictions.*samples=.*sua.predict"):
+        p.require("samples")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_save_and_load_keep_every_bit(tmp_path, seed):
+    before = full(seed)
+    after = Predictions.load(before.save(tmp_path / "deep" / "p.parquet"))
+    for name in FIELDS:
+        ours, theirs = getattr(before, name), getattr(after, name)
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes(), name
+    assert after.meta == before.meta
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["p.parquet"]
+
+
+def test_absent_fields_stay_absent(tmp_path):
+    after = Predictions.load(Predictions(probs=P).save(tmp_path / "p.parquet"))
+    assert [name for name in FIELDS if getattr(after, name) is not None] == ["probs", "ids"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = full().save(tmp_path / "p.parquet")
+    before = path.read_bytes()
+
+    def fail(table, where):
+        where.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        full(1).save(path)
+    assert path.read_bytes() == before
+
+
+def test_load_refuses_foreign_and_newer_files(tmp_path, monkeypatch):
+    foreign = tmp_path / "foreign.parquet"
+    pq.write_table(pa.table({"probs": [0.5]}), foreign)
+    with pytest.raises(ValueError, match="foreign.parquet was not written by Predictions.save"):
+        Predictions.load(foreign)
+    newer = MODULE.SCHEMA_VERSION + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(MODULE, "SCHEMA_VERSION", newer)
+        path = full().save(tmp_path / "newer.parquet")
+    with pytest.raises(ValueError, match=f"schema {newer}.*update sua"):
+        Predictions.load(path)
+
+
+@pytest.mark.parametrize("index", [[2, 0, 2], slice(1, None, 2), np.arange(7) % 3 == 0], ids=["list", "slice", "mask"])
+def test_subset_takes_the_rows_of_every_field(index):
+    whole, part = full(), full().subset(index)
+    rows = np.arange(7)[index]
+    for name in FIELDS:
+        assert getattr(part, name).tolist() == [getattr(whole, name)[i].tolist() for i in rows], name
+    assert part.meta == whole.meta
+
+
+def test_sampled_answers_have_the_frequencies_of_p():
+    p = np.array([[0.7, 0.2, 0.1], [0.05, 0.05, 0.9], [1 / 3, 1 / 3, 1 / 3]])
+    m = 20_000
+    counts = (Predictions(probs=p).sample(m, seed=3).samples[:, :, None] == np.arange(3)).sum(1)
+    assert min(chisquare(counts[i], m * p[i]).pvalue for i in range(3)) > 1e-4
+    assert (np.abs(counts - m * p) <= binom.isf(1e-6, m, p) - m * p).all()
+
+
+def test_sampling_never_draws_an_impossible_answer_and_follows_its_seed():
+    p = Predictions(probs=[[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    drawn = p.sample(5000, seed=1)
+    assert (drawn.samples[0] == 1).all() and set(drawn.samples[1].tolist()) == {0, 2}
+    assert drawn.samples.tolist() == p.sample(5000, seed=1).samples.tolist() != p.sample(5000, seed=2).samples.tolist()
+    with pytest.raises(ValueError, match="m = 0.*at least one"):
+        p.sample(0)
+
+
+def marker(n_classes):
+    """A model whose probabilities say exactly which text it was given."""
+    row = lambda text: np.eye(n_classes)[len(str(text)) % n_classes] * 0.5 + 0.5 / n_classes
+    return CallableModel(lambda batch: np.array([row(text) for text in batch]), name="marker")
+
+
+SUFFIX = Perturbation.of_text("suffix", lambda text, rng: text + "x" * int(rng.integers(1, 9)))
+
+
+def test_predict_puts_every_variant_in_its_place():
+    texts = ["a", "bbb", "cc", "a"]
+    model, k, seed = marker(7), 4, 11
+    result = predict(model, texts, SUFFIX, k, labels=[0, 1, 2, 3], seed=seed, meta={"split": "test"})
+    drawn = variants(texts, SUFFIX, k, seed)
+    np.testing.assert_array_equal(result.probs, model.predict_proba(texts))
+    for i, row in enumerate(drawn):
+        np.testing.assert_array_equal(result.perturbed[i], model.predict_proba(row))
+    assert result.labels.tolist() == [0, 1, 2, 3]
+    assert result.meta == {"model": "marker", "seed": seed, "perturbation": "suffix", "k": k, "split": "test"}
+    assert (result.perturbed[0] == result.perturbed[3]).all()
+    again = predict(model, texts, SUFFIX, k, seed=seed)
+    assert (again.perturbed == result.perturbed).all()
+    assert (predict(model, texts, SUFFIX, k, seed=seed + 1).perturbed != result.perturbed).any()
+
+
+def test_predict_without_perturbation_with_pairs_and_with_samples():
+    result = predict(marker(3), [("a", "b"), ("c", "dd")], samples=6)
+    assert result.perturbed is None and result.samples.shape == (2, 6) and "k" not in result.meta
+    with pytest.raises(ValueError, match="K = 0"):
+        predict(marker(3), ["a"], SUFFIX, k=0)
+
+
+def test_predict_takes_labels_distributions_and_ids_from_a_split():
+    task = load_task("topic", {"train": 5, "validation": 5, "calibration": 5, "test": 30})
+    model = CallableModel(task.p_star, name="exact")
+    result = predict(model, task["test"], task.perturbation(["synonyms", "wording"]), k=3)
+    assert result.labels.tolist() == list(task["test"]["label"])
+    assert result.ids.tolist() == list(task["test"]["id"])
+    np.testing.assert_allclose(result.label_dist, task["test"]["label_dist"], atol=1e-15)
+    np.testing.assert_allclose(result.probs, result.label_dist, atol=1e-15)
+    np.testing.assert_allclose(result.perturbed, np.repeat(result.label_dist[:, None], 3, 1), atol=1e-15)

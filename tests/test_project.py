@@ -1,0 +1,164 @@
+"""The project as a whole: pins agree, notebooks are clean, one profile schema, the README shows committed results,
+and `make reproduce` survives being killed."""
+
+import ast
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from pins import unmet
+from sua import report, run
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+PROFILES = sorted(file.stem for file in (ROOT / "notebooks/profiles").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def pyproject_requirements():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [entry for extra in project["optional-dependencies"].values() for entry in extra]
+    return [Requirement(entry) for entry in project["dependencies"] + extras]
+
+
+def test_pins_agree_everywhere():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!+-]+", line) for line in lines)
+    pins = {line.split("==")[0].lower(): line.split("==")[1] for line in lines}
+    for requirement in pyproject_requirements():
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert {"pip": ["-r requirements.lock", "-e ."]} in environment
+    assert pins["torch"] == "2.13.0"
+
+
+def test_pins_check_finds_what_is_missing_or_other(tmp_path):
+    lock = tmp_path / "lock"
+    lock.write_text(f"# pins\nnumpy=={version('numpy')}\ntorch=={version('torch').split('+')[0]}\n")
+    assert unmet(lock) == []
+    lock.write_text("numpy==0.1\nno-such-package==1.0\n")
+    assert unmet(lock) == ["numpy", "no-such-package"]
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*) \$\(STAGES\)", makefile, re.MULTILINE)[1].split())
+    printed = subprocess.run(["make", "help"], capture_output=True, text=True, check=True).stdout
+    assert targets == {line.split()[0] for line in printed.splitlines() if re.match(r"[a-z]+ {2,}", line)}
+
+
+def test_makefile_has_the_edges_that_the_notebooks_declare():
+    makefile = (ROOT / "Makefile").read_text()
+    for notebook in NOTEBOOKS:
+        edges = re.findall(rf"^{notebook.stem}: (.*)$", makefile, re.MULTILINE)
+        declared = nbformat.read(notebook, as_version=4).metadata["sua"]["needs"]
+        assert [stage for line in edges for stage in line.split()] == declared, notebook.stem
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_are_clean(notebook):
+    content = nbformat.read(notebook, as_version=4)
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in content.cells) == 1
+    assert content.metadata["kernelspec"]["name"] == "python3"
+    for cell in code:
+        assert not cell.outputs and cell.execution_count is None
+        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), "shell or magic"
+        assert not re.search(r"[\"'](/|~/|[A-Z]:\\)", cell.source), "absolute path"
+        assert len(cell.source.splitlines()) <= 30, "a long cell wants a function in sua"
+    text = " ".join(cell.source for cell in content.cells if cell.cell_type == "markdown")
+    for part in ("You will learn", "What to see", "Try it yourself", "Where we deviate"):
+        assert part in text or notebook.stem.startswith("05") and part == "What to see"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_fits_every_notebook(profile):
+    for notebook in NOTEBOOKS:
+        run.StageRun(notebook.stem, profile)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
+def test_defaults_in_the_notebook_are_those_of_the_cpu_profile(notebook):
+    (cell,) = [cell for cell in nbformat.read(notebook, as_version=4).cells
+               if "parameters" in cell.metadata.get("tags", [])]
+    defaults = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
+    assert defaults == run.StageRun(notebook.stem, "cpu").parameters
+
+
+def test_readme_shows_the_committed_tables():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.render_readme(text) == text, "run `make readme`"
+    assert text.count("<!-- begin figures/") >= 2
+
+
+def test_the_readme_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    space = {}
+    exec(example, space)  # noqa: S102 - the reader would run it too
+    assert len(space["risk"]) == len(space["texts"])
+    assert capsys.readouterr().out.strip()
+
+
+def make(folder, *arguments):
+    """`make` in a copy of the project, with this interpreter as the active environment."""
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
+    environment.pop("MAKEFLAGS", None)
+    return subprocess.Popen(["make", *arguments], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
+
+
+def copy_of_the_project(folder):
+    folder.mkdir()
+    for name in ("sua", "notebooks", "data", "tests", "Makefile", "requirements.lock", "pyproject.toml"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "hub"))
+        elif (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
+    killed = copy_of_the_project(tmp_path / "killed")
+    for seconds in random.Random(0).sample(range(8, 40), 3):
+        process = make(killed, "reproduce", "PROFILE=smoke")
+        time.sleep(seconds)
+        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                pass
+        process.communicate()
+    finished = {manifest.parent.name for manifest in (killed / "build/smoke").glob("[0-9]*/manifest.json")}
+    process = make(killed, "reproduce", "PROFILE=smoke")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    for stage in finished:
+        assert f"{stage} (smoke): up to date" in output
+    assert not (killed / "figures").exists()
+
+    whole = copy_of_the_project(tmp_path / "whole")
+    process = make(whole, "-j2", "reproduce", "PROFILE=smoke")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    outputs = run.StageRun("05_tables", "smoke").outputs
+    for name in outputs:
+        results = [(folder / "build/smoke/05_tables" / name).read_bytes() for folder in (killed, whole)]
+        assert results[0] == results[1], f"{name} differs"
