@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Task": "tasks", "load_task": "tasks",
-    "worlds": None, "perturb": None, "metrics": None, "theory": None,
+    "worlds": None, "perturb": None, "metrics": None, "theory": None, "statements": None,
     "load_model": "models", "CallableModel": "models", "EncoderClassifier": "models",
     "Objective": "training", "OBJECTIVES": "training", "SUATrainer": "training", "train": "training",
     "AbstentionRule": "abstention", "SelectiveModel": "abstention", "ABSTAIN": "abstention",

@@ -19,7 +19,7 @@ from scipy.special import bdtr, rel_entr
 from scipy.stats import ks_2samp
 
 from .perturb import variants
-from .predict import Predictions, _expect
+from .predict import Predictions, expect
 from .scores import SCORES, score as score_of
 
 SCHEMA_VERSION = 1
@@ -43,7 +43,7 @@ def loss(predictions: Predictions, kind: str = "clean", seed: int = 0) -> np.nda
     wrong = predictions.perturbed_answers != predictions.require("labels")[:, None]
     if kind == "drawn":
         return wrong[np.arange(len(wrong)), np.random.default_rng(seed).integers(wrong.shape[1], size=len(wrong))]
-    _expect(kind == "any", f"kind = {kind!r}: choose 'clean', 'drawn' or 'any'")
+    expect(kind == "any", f"kind = {kind!r}: choose 'clean', 'drawn' or 'any'")
     return predictions.is_error | wrong.any(1)
 
 
@@ -145,15 +145,15 @@ class AbstentionRule:
         Where no threshold passes the rule abstains on everything, and `why` says how many items would be needed.
         Raises ValueError for non-finite scores, losses outside [0, 1], or a risk or delta outside (0, 1).
         """
-        _expect(method in METHODS, f"method = {method!r}: choose one of {', '.join(METHODS)}")
+        expect(method in METHODS, f"method = {method!r}: choose one of {', '.join(METHODS)}")
         conformal = method == "conformal-risk"
         for name, value in (("risk", risk), ("delta", delta))[:1 if conformal else 2]:
-            _expect(value is not None and 0 < value < 1, f"{name} = {value}: give a number strictly between 0 and 1")
+            expect(value is not None and 0 < value < 1, f"{name} = {value}: give a number strictly between 0 and 1")
         scores = _finite("scores", scores)
         losses, binary = _losses(is_error, len(scores))
         tested = slice(None)
         if thresholds is None:
-            _expect(len(scores) >= 2, "one calibration item cannot give both thresholds and a test: give more")
+            expect(len(scores) >= 2, "one calibration item cannot give both thresholds and a test: give more")
             order = np.random.default_rng(0).permutation(len(scores))
             held = math.ceil(HELD_OUT * len(scores))
             thresholds, tested = scores[order[:held]], order[held:]
@@ -187,7 +187,7 @@ class AbstentionRule:
     def at_coverage(cls, scores, coverage: float, *, score_name: str | None = None, parameters: dict | None = None,
                     k: int | None = None) -> "AbstentionRule":
         """The smallest threshold that answers at least `coverage` of the (N,) scores. No labels, no guarantee."""
-        _expect(0 < coverage <= 1, f"coverage = {coverage}: give a share in (0, 1]")
+        expect(0 < coverage <= 1, f"coverage = {coverage}: give a share in (0, 1]")
         scores = _finite("scores", scores)
         threshold = float(np.sort(scores)[math.ceil(coverage * len(scores) - 1e-9) - 1])
         return cls(threshold, "coverage", f"answers at least {coverage:.6g} of the items it was set on; risk unknown",
@@ -203,10 +203,10 @@ class AbstentionRule:
         said = dict(score_name=score_name, parameters=None if parameters is None else _plain(parameters), k=k)
         for name, value in said.items():
             mine = getattr(self, name)
-            _expect(value is None or value == mine, f"this rule was calibrated for {name} = {mine!r}, not {value!r}: "
+            expect(value is None or value == mine, f"this rule was calibrated for {name} = {mine!r}, not {value!r}: "
                     "compute that score, or fit a rule for this one")
         scores = np.asarray(scores, dtype=np.float64)
-        _expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an input "
+        expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an input "
                 "without a score can be neither answered nor counted as abstained")
         return np.zeros(scores.shape, dtype=bool) if self.threshold is None else scores <= self.threshold
 
@@ -218,8 +218,8 @@ class AbstentionRule:
         under no drift P(void) <= false_alarm for each check on new inputs, ties included. Silence proves nothing: the
         labels may drift while the scores do not.
         """
-        _expect(self.sketch, "this rule holds no calibration scores to compare with: use AbstentionRule.fit")
-        _expect(len(scores), "no scores to compare with calibration: answer some inputs first")
+        expect(self.sketch, "this rule holds no calibration scores to compare with: use AbstentionRule.fit")
+        expect(len(scores), "no scores to compare with calibration: answer some inputs first")
         self.accept(scores)
         size, sketch = self.sketch[-1][1], np.array(self.sketch)
         points, below = sketch[self.accept(sketch[:, 0])].T
@@ -244,13 +244,13 @@ class AbstentionRule:
             content = json.loads(text)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not the JSON text of an AbstentionRule ({error}): give what to_json returned") from None
-        _expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
+        expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
                 "not the JSON text of an AbstentionRule (no schema): give what to_json returned")
         schema = content["schema"]
-        _expect(schema <= SCHEMA_VERSION, f"the rule has schema {schema}, this version of sua reads up to "
+        expect(schema <= SCHEMA_VERSION, f"the rule has schema {schema}, this version of sua reads up to "
                 f"{SCHEMA_VERSION}: update sua")
         checksum = content.pop("checksum", None)
-        _expect(checksum == _checksum(content) and content.keys() == {"schema", *(f.name for f in fields(cls))},
+        expect(checksum == _checksum(content) and content.keys() == {"schema", *(f.name for f in fields(cls))},
                 "the rule was changed after it was written (its checksum differs): its promise is void; fit again")
         del content["schema"]
         return cls(**content | {"sketch": tuple(map(tuple, content["sketch"]))})
@@ -299,11 +299,11 @@ class SelectiveModel:
     def __init__(self, model, perturbation, score: str, rule: AbstentionRule, k: int | None = None, seed: int = 0,
                  early_exit: bool = True):
         rule.accept([], score_name=score, k=k)
-        _expect(score in SCORES and set(SCORES[score].needs) <= {"probs", "perturbed"},
+        expect(score in SCORES and set(SCORES[score].needs) <= {"probs", "perturbed"},
                 f"score {score!r} cannot be computed from a model and variants alone; for a chosen lambda use "
                 "score_name='sua', parameters={'lam': ...}")
         self.k = (rule.k or 0) if "perturbed" in SCORES[score].needs else 0
-        _expect(self.k or "perturbed" not in SCORES[score].needs,
+        expect(self.k or "perturbed" not in SCORES[score].needs,
                 f"score {score!r} needs variants, but the rule holds k = {rule.k}: fit it with k=K")
         self.model, self.perturbation, self.score, self.rule, self.seed = model, perturbation, score, rule, seed
         self.early_exit = early_exit and score in LOWER_BOUNDED
@@ -353,7 +353,7 @@ class SelectiveModel:
     def _predict(self, inputs):
         self.passes += len(inputs)
         probs = Predictions(probs=self.model.predict_proba(inputs)).probs
-        _expect(len(probs) == len(inputs), f"the model returned {len(probs)} rows for {len(inputs)} inputs: return one "
+        expect(len(probs) == len(inputs), f"the model returned {len(probs)} rows for {len(inputs)} inputs: return one "
                 "row of class probabilities per input, in their order")
         return probs
 
@@ -371,20 +371,20 @@ class SelectiveModel:
 
 def _finite(name, values):
     array = np.asarray(values, dtype=np.float64)
-    _expect(array.ndim == 1 and len(array), f"{name} has shape {array.shape}: give a vector with at least one value")
+    expect(array.ndim == 1 and len(array), f"{name} has shape {array.shape}: give a vector with at least one value")
     bad = ~np.isfinite(array)
-    _expect(not bad.any(), lambda: f"{name}[{int(np.argmax(bad))}] = {array[bad][0]}: give finite scores")
+    expect(not bad.any(), lambda: f"{name}[{int(np.argmax(bad))}] = {array[bad][0]}: give finite scores")
     return array
 
 
 def _losses(is_error, n):
     """(losses as float64, whether they are errors by type), validated."""
     array = np.asarray(is_error)
-    _expect(array.shape == (n,), f"is_error has shape {array.shape}, scores ({n},): give one loss per score")
-    _expect(array.dtype.kind in "buif", f"is_error has dtype {array.dtype}: give booleans, 0/1, or losses in [0, 1]")
+    expect(array.shape == (n,), f"is_error has shape {array.shape}, scores ({n},): give one loss per score")
+    expect(array.dtype.kind in "buif", f"is_error has dtype {array.dtype}: give booleans, 0/1, or losses in [0, 1]")
     binary = array.dtype.kind in "bui"
     bad = ~((array == 0) | (array == 1) if binary else (array >= 0) & (array <= 1))
-    _expect(not bad.any(), lambda: f"is_error[{int(np.argmax(bad))}] = {array[bad][0]}: give 1 for a wrong answer and "
+    expect(not bad.any(), lambda: f"is_error[{int(np.argmax(bad))}] = {array[bad][0]}: give 1 for a wrong answer and "
             "0 for a right one, or losses in [0, 1] as floats")
     return array.astype(np.float64), binary
 

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import beta
 
 from .metrics import auroc
-from .predict import Predictions, _expect
+from .predict import Predictions, expect
 from .scores import divergence_named, entropy, margin
 from .theory import DIVERGENCES, LAMBDA_JS, LAMBDA_TV, LN2, binormal_auroc, binormal_lambda, js_cost, unseen_share
 
@@ -106,7 +106,7 @@ def misalignment_test(predictions: Predictions, delta: float = 0.05, divergence:
     ValueError for a delta outside (0, 1), another divergence, or groups of another length.
     """
     _check_delta(delta)
-    _expect(divergence in ("tv", "js"), f"divergence = {divergence!r}: choose 'tv' or 'js'; no constant exists for KL")
+    expect(divergence in ("tv", "js"), f"divergence = {divergence!r}: choose 'tv' or 'js'; no constant exists for KL")
     orbit = predictions.orbit
     n, members, classes = orbit.shape
     cost, scale, lam = ((2 * (1 - (orbit**2).sum(-1)), 2, LAMBDA_TV) if divergence == "tv" else
@@ -116,7 +116,7 @@ def misalignment_test(predictions: Predictions, delta: float = 0.05, divergence:
     excess = (moved - cost.mean(-1)) / scale  # between 1/C - 1 and 1/2
     order = np.random.default_rng(seed).permutation(n)
     groups = np.zeros(n, dtype=int) if groups is None else np.asarray(groups)
-    _expect(groups.shape == (n,), f"groups has shape {groups.shape}, expected ({n},): give one group per item")
+    expect(groups.shape == (n,), f"groups has shape {groups.shape}, expected ({n},): give one group per item")
     names, index = np.unique(groups, return_inverse=True)
     table = {}
     for g, name in enumerate(names):
@@ -244,7 +244,7 @@ def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> La
     S, H = np.asarray(S, dtype=np.float64), np.asarray(H, dtype=np.float64)
     measured = {"S": auroc(is_error, S), "H": auroc(is_error, H), "S - H": auroc(is_error, S - H)}
     wrong, n = np.asarray(is_error).astype(bool), len(S)
-    _expect(min(wrong.sum(), n - wrong.sum()) >= 2, f"{wrong.sum()} errors among {n} items: a class needs two items")
+    expect(min(wrong.sum(), n - wrong.sum()) >= 2, f"{wrong.sum()} errors among {n} items: a class needs two items")
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     counts = np.vstack([np.ones((1, n), dtype=int), counts])
     d_s, d_h, rho, unit = _binormal(S, H, wrong, counts)
@@ -281,7 +281,7 @@ def _pairs(predictions, seed):
 
 
 def _check_delta(delta):
-    _expect(0 < delta < 1, f"delta = {delta}: give a number strictly between 0 and 1, e.g. 0.05")
+    expect(0 < delta < 1, f"delta = {delta}: give a number strictly between 0 and 1, e.g. 0.05")
 
 
 def _listed(assumptions):

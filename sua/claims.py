@@ -58,9 +58,9 @@ def _printed_and_repaired(claim: str) -> Callable[[Results], Judgement]:
             holds = f"no violation in {facts['worlds']} random label-preserving worlds with total variation"
             if not facts.get("kl_violations"):
                 return "supported", holds
-            return "mixed", f"{holds}; with KL: {facts['refuted_by']}; repaired: {facts['repaired_by']}"
+            return "mixed", f"{holds}; but {facts['refuted_by']}; repaired: {facts['repaired_by']}"
         evidence = f"refuted as printed: {facts['refuted_by']}"
-        if facts["repaired_violations"] == 0:
+        if facts["repaired_violations"] == 0 and facts.get("calibrated_violations", 0) == 0:
             return "repaired", f"{evidence}; repaired: {facts['repaired_by']}"
         return "refuted", evidence
 
@@ -84,13 +84,14 @@ _HIGHER_IS_BETTER = {"accuracy": True, "robust_accuracy": True, "ece": False}
 
 def _training(results: Results) -> Judgement:
     wins, losses, parts = 0, 0, []
+    rivals = [name for name in results.intervals["training"].unique() if name != "sua_tr"]  # ablations are no rivals
     measures = [(metric, "", higher) for metric, higher in _HIGHER_IS_BETTER.items()]
     measures += [("auroc", "sua", True), ("selective_accuracy_80", "sua", True)]
     for metric, score, higher in measures:
         values = results.mean(metric, score=score).unstack("training")
-        if "sua_tr" not in values or len(values.columns) < 2:
+        if "sua_tr" not in values or not rivals:
             continue
-        others = values.drop(columns="sua_tr")
+        others = values[rivals]
         sign = 1 if higher else -1
         ahead = others.apply(lambda column: sign * (values["sua_tr"] - column) > 0)
         wins, losses = wins + int(ahead.values.sum()), losses + int((~ahead).values.sum())
@@ -110,7 +111,7 @@ def _collapse(results: Results) -> Judgement:
     (task, _), rate = rate.idxmax(), rate.max()
     seen = detection.loc[(task, "erm")]
     evidence = (f"{task}: {rate:.0%} of the ambiguous inputs get one answer with almost all the mass; SUA tells them "
-                f"from clear inputs with AUROC {seen:.3f}")
+                f"from clear inputs with AUROC {seen:.3f}".replace("nan", "n/a"))
     if rate < 0.5:
         return "refuted", f"{evidence}: no collapse"
     return ("supported", evidence) if seen >= 0.75 else ("mixed", f"{evidence}: collapse exists, SUA does not expose it")

@@ -36,7 +36,7 @@ def ece(predictions: Predictions, bins: int = 15) -> float:
     if bins < 1:
         raise ValueError(f"bins = {bins}: give at least one bin")
     confidence, correct = predictions.probs.max(-1), ~predictions.is_error
-    index = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0, bins - 1)
+    index = np.clip(np.searchsorted(np.arange(bins + 1) / bins, confidence, side="left") - 1, 0, bins - 1)
     gap = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(predictions))
 
@@ -96,7 +96,7 @@ def bootstrap_auroc(is_error, scores, counts) -> np.ndarray:
     result = np.empty((len(scores), len(counts)))
     for row, score in enumerate(scores):
         order = np.argsort(score, kind="stable")
-        start = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
+        start = np.flatnonzero(np.append(True, score[order][1:] != score[order][:-1]))
         ordered, e = counts[:, order], wrong[order]
         bad = np.add.reduceat(ordered * e, start, axis=1)
         good = np.add.reduceat(ordered * ~e, start, axis=1)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Callable, Protocol, Sequence, runtime_checkable
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import paths
 from .perturb import Input
+from .predict import distributions
 
 HUB_REVISIONS = {"sentence-transformers/all-MiniLM-L6-v2": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"}
 MAX_LENGTH = 128
@@ -47,10 +48,10 @@ class CallableModel:
         batches = [unique[i:i + self.batch_size] for i in range(0, len(unique), self.batch_size)]
         rows = []
         for batch in progress(batches, self.name):
-            values = np.asarray(self.function(list(batch)), dtype=np.float64)
-            if values.ndim != 2 or len(values) != len(batch):
-                raise ValueError(f"model {self.name!r} returned shape {values.shape} for {len(batch)} inputs: return "
-                                 "one row of class probabilities per input, in their order")
+            values = distributions(f"output of model {self.name!r}", self.function(list(batch)), ndim=2)
+            if values.shape != (len(batch), width := (rows or [values])[0].shape[1]):
+                raise ValueError(f"model {self.name!r} returned shape {values.shape} for {len(batch)} inputs and "
+                                 f"{width} classes: return one row of class probabilities per input, in their order")
             rows.append(values)
         return np.concatenate(rows)
 
@@ -85,7 +86,7 @@ class EncoderClassifier:
 
     def _rows(self, unique):
         import torch
-        from accelerate.utils import find_executable_batch_size
+        from accelerate.utils.memory import should_reduce_batch_size
 
         encoded = encode(self.tokenizer, unique, self.max_length)
         lengths = [len(ids) for ids in encoded["input_ids"]]
@@ -94,7 +95,6 @@ class EncoderClassifier:
         was_training = self.model.training
         self.model.eval()
 
-        @find_executable_batch_size(starting_batch_size=self.batch_size)
         def forward(batch_size):
             rows = [None] * len(unique)
             with torch.inference_mode(), progress(total=len(unique), desc=f"predict {self.name}") as bar:
@@ -108,8 +108,15 @@ class EncoderClassifier:
                     bar.update(len(chosen))
             return np.stack(rows)
 
+        size = self.batch_size
         try:
-            return forward()
+            while True:
+                try:
+                    return forward(size)
+                except RuntimeError as error:
+                    if size == 1 or not should_reduce_batch_size(error):
+                        raise
+                size //= 2  # outside of the handler, whose traceback holds on to the tensors
         finally:
             self.model.train(was_training)
 
@@ -184,9 +191,10 @@ def encode(tokenizer, inputs: Sequence[Input], max_length: int) -> dict:
 
 
 def progress(iterable=None, desc=None, total=None):
-    """A bar for anything longer than a few seconds; to the terminal itself when a notebook runs unattended."""
-    return tqdm(iterable, desc=desc, total=total, delay=5, leave=False, file=sys.__stderr__,
-                mininterval=0.5 if sys.__stderr__.isatty() else 30)
+    """A bar for anything longer than five seconds; on the terminal itself while the runner executes a notebook."""
+    file = sys.__stderr__ if paths.stage_folder() else sys.stderr
+    return tqdm(iterable, desc=desc, total=total, delay=5, leave=False, file=file,
+                mininterval=0.5 if file.isatty() or not paths.stage_folder() else 30)
 
 
 def _unique_rows(inputs, compute):
@@ -194,7 +202,7 @@ def _unique_rows(inputs, compute):
     if not inputs:
         raise ValueError("inputs is empty: give at least one text")
     for i, example in enumerate(inputs):
-        parts = (example,) if isinstance(example, str) else example
+        parts = example if isinstance(example, tuple) else (example,)
         if not all(isinstance(part, str) and part.strip() for part in parts):
             raise ValueError(f"inputs[{i}] = {example!r} is empty or not text: remove the row, or give its text")
     index = {example: i for i, example in enumerate(dict.fromkeys(inputs))}

@@ -59,7 +59,9 @@ def variants(inputs: Sequence[Input], perturbation: Perturbation, k: int, seed: 
 
 
 def mixture(*perturbations: Perturbation) -> Perturbation:
-    """For each variant one of the kernels, drawn uniformly."""
+    """For each variant one of the kernels, drawn uniformly. ValueError if there is none."""
+    if not perturbations:
+        raise ValueError("a mixture needs at least one kernel; known by name: sua.perturb.KERNELS")
     return Perturbation("+".join(p.name for p in perturbations),
                         lambda example, rng: perturbations[rng.integers(len(perturbations))].rewrite(example, rng))
 
@@ -118,7 +120,7 @@ _CONTRACTIONS = [("do not", "don't"), ("does not", "doesn't"), ("did not", "didn
                  ("would not", "wouldn't"), ("it is", "it's"), ("that is", "that's"), ("you are", "you're"),
                  ("they are", "they're"), ("we are", "we're"), ("i am", "i'm"), ("there is", "there's")]
 _SHORT = dict(_CONTRACTIONS)
-_LONG = {short: long for long, short in _CONTRACTIONS}
+_LONG = {short: long for long, short in _CONTRACTIONS if not short.endswith("'s")}  # "it's" may be "it has"
 
 
 def _swap_words(table):
@@ -134,7 +136,7 @@ _SURFACE = [
     lambda text: re.sub(r"\s*\.\s*$", "", text) or text,
     lambda text: re.sub(r"(?<=\w)\s*$", " .", text, count=1),
     lambda text: re.sub(r"\s+([,.;:!?])", r"\1", text),
-    lambda text: re.sub(r"(?<=\w)([,.;:!?])", r" \1", text),
+    lambda text: re.sub(r"(?<=\w)([,.;:!?])(?!\S)", r" \1", text),
 ]
 
 

@@ -54,20 +54,20 @@ class Predictions:
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
-        probs = _distributions("probs", self.probs, ndim=2)
+        probs = distributions("probs", self.probs, ndim=2)
         n, c = probs.shape
         put("probs", probs)
         for name, ndim in (("perturbed", 3), ("label_dist", 2), ("clarified", 3), ("weights", 2)):
             value = getattr(self, name)
             if value is None:
                 continue
-            value = _distributions(name, value, ndim=ndim)
-            _expect(len(value) == n, f"{name} has {len(value)} rows, probs has {n}: give one entry per input")
-            _expect(name == "weights" or value.shape[-1] == c,
+            value = distributions(name, value, ndim=ndim)
+            expect(len(value) == n, f"{name} has {len(value)} rows, probs has {n}: give one entry per input")
+            expect(name == "weights" or value.shape[-1] == c,
                     f"{name} has {value.shape[-1]} classes, probs has {c}: use the same label order in both")
             put(name, value)
         if self.weights is not None:
-            _expect(self.clarified is not None and self.clarified.shape[1] == self.weights.shape[1],
+            expect(self.clarified is not None and self.clarified.shape[1] == self.weights.shape[1],
                     "weights needs clarified with the same number Z of interpretations per input")
         for name, shape in (("labels", "(N,)"), ("samples", "(N, M)"), ("n_classes", "(N,)")):
             value = getattr(self, name)
@@ -75,13 +75,21 @@ class Predictions:
                 low, high = (1, c) if name == "n_classes" else (0, c - 1)
                 put(name, _integers(name, value, n, shape, low, high))
         if self.n_classes is not None:
-            absent = np.arange(c) >= self.n_classes[:, None]
-            row, option = np.nonzero(absent & (probs > 0))
-            _expect(not len(row), lambda: f"probs[{row[0]}, {option[0]}] = {probs[row[0], option[0]]:.3g}, but "
-                    f"n_classes[{row[0]}] = {self.n_classes[row[0]]}: absent options must have probability 0")
+            for name in ("probs", "perturbed", "label_dist", "clarified"):
+                if (value := getattr(self, name)) is not None:
+                    absent = np.arange(c) >= self.n_classes.reshape(n, *[1] * (value.ndim - 1))
+                    self._expect_present(name, absent & (value > 0), "absent options must have probability 0")
+            for name in ("labels", "samples"):
+                if (value := getattr(self, name)) is not None:
+                    absent = value >= self.n_classes.reshape(n, *[1] * (value.ndim - 1))
+                    self._expect_present(name, absent, "it names an absent option")
         ids = np.arange(n).astype(str) if self.ids is None else np.asarray(self.ids).astype(str)
-        _expect(ids.shape == (n,), f"ids has shape {ids.shape}, expected ({n},): one id per input")
+        expect(ids.shape == (n,), f"ids has shape {ids.shape}, expected ({n},): one id per input")
         put("ids", ids)
+
+    def _expect_present(self, name, is_bad, remedy):
+        expect(not is_bad.any(), lambda: f"{name}{_index(is_bad)} = {getattr(self, name)[is_bad][0]:.3g}, but "
+                f"n_classes[{np.argwhere(is_bad)[0, 0]}] = {self.n_classes[np.argwhere(is_bad)[0, 0]]}: {remedy}")
 
     def __len__(self):
         return len(self.probs)
@@ -115,7 +123,7 @@ class Predictions:
     def require(self, name: str) -> np.ndarray:
         """The field `name`; ValueError with the remedy if it was not given."""
         value = getattr(self, name)
-        _expect(value is not None, f"these Predictions hold no `{name}`: give it on construction "
+        expect(value is not None, f"these Predictions hold no `{name}`: give it on construction "
                 f"(Predictions(probs=..., {name}=...)) or let sua.predict fill it")
         return value
 
@@ -127,7 +135,7 @@ class Predictions:
 
     def sample(self, m: int, seed: int = 0) -> "Predictions":
         """The same with `samples`: m answers per input drawn from p(.|x), as self-consistency does."""
-        _expect(m >= 1, f"m = {m}: self-consistency needs at least one sample per input")
+        expect(m >= 1, f"m = {m}: self-consistency needs at least one sample per input")
         uniform = np.random.default_rng(seed).random((len(self), m, 1))
         drawn = (uniform > self.probs.cumsum(-1)[:, None, :-1]).sum(-1)
         return replace(self, samples=drawn)
@@ -158,35 +166,37 @@ class Predictions:
 
         table = pq.read_table(path)
         header = json.loads((table.schema.metadata or {}).get(b"sua", b"null"))
-        _expect(header is not None, f"{path} was not written by Predictions.save: it has no `sua` header")
-        _expect(header["schema"] <= SCHEMA_VERSION, f"{path} has schema {header['schema']}, this version of sua "
+        expect(header is not None, f"{path} was not written by Predictions.save: it has no `sua` header")
+        expect(header["schema"] <= SCHEMA_VERSION, f"{path} has schema {header['schema']}, this version of sua "
                 f"reads up to {SCHEMA_VERSION}: update sua")
         arrays = {name: np.stack(table[name].to_numpy()).reshape(shape) if len(shape) > 1 else
                   table[name].to_numpy() for name, shape in header["shapes"].items()}
         return cls(**arrays, meta=header["meta"])
 
 
-def _expect(condition, message):
+def expect(condition, message):
+    """ValueError with `message` (text, or a function that makes it) unless `condition` holds."""
     if not condition:
         raise ValueError(message() if callable(message) else message)
 
 
-def _distributions(name, values, ndim):
+def distributions(name, values, ndim):
     """`values` as float64 distributions over the last axis, or a ValueError that names the first bad row."""
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is not a rectangular array of numbers ({error}): pad absent options with 0 "
                          "and give n_classes") from None
-    _expect(array.ndim == ndim, f"{name} has shape {array.shape}, expected {ndim} dimensions")
-    _expect(0 not in array.shape, f"{name} has shape {array.shape}: "
-            + ("K = 0 variants per input; draw at least one" if ndim == 3 and array.shape[1] == 0 else "it is empty"))
+    expect(array.ndim == ndim, f"{name} has shape {array.shape}, expected {ndim} dimensions")
+    expect(0 not in array.shape, f"{name} has shape {array.shape}: "
+            + ("K = 0 variants per input; draw at least one" if name == "perturbed" and array.shape[1] == 0 else
+               "it is empty"))
     for is_bad, problem in ((~np.isfinite(array), "is not a finite number; look for overflow in the model's logits"),
                             (array < 0, "is negative; give probabilities, not logits or log-probabilities")):
-        _expect(not is_bad.any(), lambda: f"{name}{_index(is_bad)} = {array[tuple(np.argwhere(is_bad)[0])]} {problem}")
+        expect(not is_bad.any(), lambda: f"{name}{_index(is_bad)} = {array[tuple(np.argwhere(is_bad)[0])]} {problem}")
     total = array.sum(-1, keepdims=True)
     off = np.abs(total[..., 0] - 1) > SUM_TOLERANCE
-    _expect(not off.any(), lambda: f"{name}{_index(off)} sums to {total[..., 0][off][0]:.6g}, not to 1 within "
+    expect(not off.any(), lambda: f"{name}{_index(off)} sums to {total[..., 0][off][0]:.6g}, not to 1 within "
             f"{SUM_TOLERANCE:g}; apply softmax to logits, or renormalise")
     # exact sums are left alone, so that what was saved loads bit for bit
     return np.where(np.abs(total - 1) < 1e-12, array, array / total)
@@ -197,12 +207,15 @@ def _index(is_bad):
 
 
 def _integers(name, values, n, shape, low, high):
-    array = np.asarray(values)
-    _expect(array.ndim == shape.count("N") + shape.count("M") and len(array) == n,
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array ({error}): give every row as many entries") from None
+    expect(array.ndim == shape.count("N") + shape.count("M") and len(array) == n and array.size,
             f"{name} has shape {array.shape}, expected {shape} with N = {n}")
-    _expect(np.issubdtype(array.dtype, np.integer), f"{name} has dtype {array.dtype}: give integer class indices")
+    expect(np.issubdtype(array.dtype, np.integer), f"{name} has dtype {array.dtype}: give integer class indices")
     bad = (array < low) | (array > high)
-    _expect(not bad.any(), lambda: f"{name}{_index(bad)} = {array[bad][0]} is outside {low}..{high}: "
+    expect(not bad.any(), lambda: f"{name}{_index(bad)} = {array[bad][0]} is outside {low}..{high}: "
             "class indices start at 0")
     return array.astype(np.int64)
 
@@ -217,19 +230,20 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     data : a split of a Task (its ids, labels and label_dist are taken over), or a list of texts or (text, text) pairs.
     perturbation : a sua.perturb.Perturbation; None leaves `perturbed` out.
     k : number of variants per input, drawn with `seed`.
-    labels : (N,) class indices, for plain lists.
+    labels : (N,) class indices; for a plain list, or in the place of the split's own.
     samples : how many answers per input to draw from p(.|x), for self-consistency.
     """
     from .perturb import variants
     from .tasks import inputs as split_inputs
 
-    given = {"labels": labels}
-    inputs = data
+    given, inputs = {}, data
     if hasattr(data, "column_names"):
         inputs = split_inputs(data)
         given = {ours: np.array(data[theirs]) for ours, theirs in
                  (("labels", "label"), ("label_dist", "label_dist"), ("ids", "id")) if theirs in data.column_names}
-    inputs = list(inputs)
+    if labels is not None:
+        given["labels"] = labels
+    inputs = [tuple(x) if isinstance(x, list) else x for x in inputs]
     drawn = variants(inputs, perturbation, k, seed) if perturbation else [[]] * len(inputs)
     orbits = [x for original, row in zip(inputs, drawn) for x in (original, *row)]
     probs = np.asarray(model.predict_proba(orbits))

@@ -247,17 +247,18 @@ def render_readme(text: str) -> str:
 
 # --- make check ---
 
-# how far another machine or library build may move a value; the same platform must agree exactly
-TOLERANCES = {"accuracy": 0.05, "robust_accuracy": 0.08, "ece": 0.05, "auroc": 0.12, "aurc": 0.05,
-              "selective_accuracy_80": 0.05, "sua_positive": 0.2, "sensitivity": 0.2, "entropy": 0.1,
-              "label_preservation": 0.02, "collapse_rate": 0.1, "collapse_auroc": 0.1, "certified_coverage": 0.25}
+# how far another processor or build may move a mean over seeds: training amplifies rounding, much like a new seed;
+# coverage is all or nothing where the promise is barely met
+TOLERANCES = {"accuracy": 0.03, "robust_accuracy": 0.06, "ece": 0.04, "auroc": 0.15, "aurc": 0.04,
+              "selective_accuracy_80": 0.03, "sua_positive": 0.15, "sensitivity": 0.15, "entropy": 0.1,
+              "label_preservation": 0.02, "collapse_rate": 0.1, "collapse_auroc": 0.2, "certified_coverage": 0.7}
 
 
 def check(profile: str, revision: str = "HEAD") -> list[str]:
     """Differences between figures/<profile> as it is now and as committed; empty if there are none.
 
     On the platform and versions of the committed MANIFEST.json every file must be byte-identical; elsewhere the
-    same files and rows must be there, each value of metrics.csv within TOLERANCES.
+    same files and rows must be there, each mean over seeds in metrics.csv within TOLERANCES.
     """
     folder = paths.figures(profile)
     fresh = {file.name: file.read_bytes() for file in folder.glob("*")} if folder.is_dir() else {}
@@ -279,18 +280,23 @@ def check(profile: str, revision: str = "HEAD") -> list[str]:
 
 
 def compare_metrics(fresh: bytes, committed: bytes, exact: bool) -> list[str]:
-    """One line per row of metrics.csv that is missing, new or further off than allowed."""
-    key = COLUMNS[:-1]
-    read = lambda content: pd.read_csv(io.BytesIO(content), keep_default_na=False).set_index(key)["value"]
-    both = pd.concat({"fresh": read(fresh), "committed": read(committed)}, axis=1).astype(object)
-    lines = []
-    for index, row in both.iterrows():
-        values = pd.to_numeric(row, errors="coerce")
-        allowed = 0 if exact else TOLERANCES.get(dict(zip(key, index))["metric"], 0)
-        close = abs(values["fresh"] - values["committed"]) <= allowed if values.notna().all() else False
-        if not close and row["fresh"] is not row["committed"] and str(row["fresh"]) != str(row["committed"]):
-            lines.append(f"metrics.csv {'/'.join(map(str, index))}: fresh {row['fresh']}, committed "
-                         f"{row['committed']}, allowed {allowed}")
+    """One line per row of metrics.csv (mean over seeds, unless exact) that is missing, new or further off than allowed.
+    """
+    key = COLUMNS[:-1] if exact else [column for column in COLUMNS[:-1] if column != "seed"]
+
+    def means(content):
+        frame = pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values={"value": [NOT_AVAILABLE]})
+        return frame.groupby(key)["value"].mean()
+
+    fresh, committed = means(fresh), means(committed)
+    lines = [f"metrics.csv {'/'.join(map(str, row))}: only in one of the results"
+             for row in fresh.index.symmetric_difference(committed.index)]
+    for row in fresh.index.intersection(committed.index):
+        allowed = 0 if exact else TOLERANCES.get(row[key.index("metric")], 0)
+        new, old = fresh[row], committed[row]
+        if np.isnan(new) != np.isnan(old) or abs(new - old) > allowed:
+            lines.append(f"metrics.csv {'/'.join(map(str, row))}: fresh {new:.6g}, committed {old:.6g}, "
+                         f"allowed {allowed:g}")
     return lines
 
 

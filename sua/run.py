@@ -225,10 +225,12 @@ def machine() -> dict:
     """What the numbers may depend on: processor, device, Python and the versions that compute."""
     import torch
 
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
+    listed = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = dict(reversed([map(str.strip, line.split(":", 1)) for line in listed if ":" in line]))
     return {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version(),
-            "processor": names[0] if names else platform.processor(),
+            "processor": " ".join(cpu.get(key, "") for key in ("model name", "cpu family", "model")).strip()
+                         or platform.processor(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "versions": {name: version(name) for name in RECORDED}}
 

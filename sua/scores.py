@@ -188,6 +188,6 @@ def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
 
 
 def _unknown(what, name, known):
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {name!r}: {hint}Known: {', '.join(known)}"

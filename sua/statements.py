@@ -12,6 +12,7 @@ in nats, H_bits = H / ln 2. `needs` of a statement: "preserving" (p* constant on
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -278,6 +279,19 @@ def top_label_tv(w, factor=0.5, lam=2 * LAMBDA_TV, cells=None):
 
 
 @_statement(REPAIRED, "preserving", "exchangeable")
+def top_label_alarm(w, factor=0.5, cells=None):
+    """Theorem 8.3: E(TV - max(a, a'))_+ / 2 - E a <= ECE, any binning. The alarm is at most F / 2."""
+    moved = w.mean(w.pair_mean(_positive(w.divergence() - _max_of_pair(w.doubt))))
+    return factor * moved - w.mean(w.doubt), w.ece(cells)
+
+
+@_statement(REPAIRED, "preserving", "exchangeable")
+def top_label_js(w, factor=1 / (2 * LN2), cells=None):
+    """Theorem 8.3: E S_JS / (2 ln 2) - E H_bits <= ECE, any binning, since JS <= ln 2 TV."""
+    return factor * w.mean(w.sensitivity("js")) - w.mean(w.entropy) / LN2, w.ece(cells)
+
+
+@_statement(REPAIRED, "preserving", "exchangeable")
 def top_label_unbinned(w, factor=0.5, lam=LAMBDA_TOP):
     """Theorem 8.3: (E S_TV - 1.5 E H_bits) / 2 <= ECE with one cell per value of the confidence; 1.5 is sharp."""
     return factor * (w.mean(w.sensitivity()) - lam * w.mean(w.entropy)), w.ece()
@@ -316,6 +330,16 @@ def excess_log_loss(w):
 def excess_brier(w):
     """Theorem 9: E S_square / 4 <= E |p - p*|^2, calibration plus grouping loss."""
     return w.mean(w.sensitivity("square")) / 4, w.mean(DIVERGENCES["square"](w.p, w.truth))
+
+
+@_statement(REPAIRED, "preserving")
+def orbit_average(w):
+    """Theorem 9.5: averaging over the orbit lowers the Brier loss by exactly S_square / 2, x' drawn from the orbit."""
+    orbit = w.same(w.orbits)
+    draw = np.where(orbit, w.mass[..., None, :], 0)
+    draw = draw / np.where(orbit.any(-1), draw.sum(-1), 1)[..., None]
+    gain = w.mean(w.risk("brier") - replace(w, p=_cell_mean(w, orbit, w.p)).risk("brier"))
+    return np.abs(gain - w.mean((draw * w.divergence("square")).sum(-1)) / 2), np.zeros(1)
 
 
 @_statement(REPAIRED, "preserving")

@@ -109,6 +109,8 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
     sizes = {"train": 1000, "validation": 200, "calibration": 500, "test": 1000, **(sizes or {})}
     if unknown := set(sizes) - set(SPLITS):
         raise ValueError(f"sizes names unknown splits {sorted(unknown)}; known: {', '.join(SPLITS)}")
+    if min(sizes.values()) < 1:
+        raise ValueError(f"sizes = {sizes}: every split needs at least one row")
     if name in worlds.WORLDS:
         return worlds.WORLDS[name](sizes=sizes, seed=seed, **world)
     if isinstance(name, str) and name not in HUB_TASKS:
@@ -120,11 +122,9 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
 
 
 def _hub_task(name, spec, sizes, seed):
-    train, origin = _rows(spec, "train")
-    pool = {"train": train}
-    for split in spec.held_out:
-        rows, _ = _rows(spec, split)
-        pool[split] = rows.select(np.flatnonzero(np.array(rows[spec.label]) >= 0))
+    loaded = {split: _rows(spec, split) for split in ("train", *spec.held_out)}
+    origin = loaded["train"][1]
+    pool = {split: rows.select(np.flatnonzero(np.array(rows[spec.label]) >= 0)) for split, (rows, _) in loaded.items()}
     held_out = [split for split in spec.held_out if len(pool[split])]
     if not held_out:
         raise ValueError(f"{spec.hub_id}: none of {', '.join(spec.held_out)} has labels; name a labelled split")
@@ -181,8 +181,12 @@ def checklist_groups() -> dict[str, list[str]]:
 
     Read from raw/checklist_sentiment of a mirror. NotAvailableError if no mirror has it.
     """
-    return {group["texts"][0]: group["texts"][1:] for group in _json_lines("checklist_sentiment", "test")
-            if group["kind"] == "INV" and len(group["texts"]) > 1}
+    groups = {}
+    for group in _json_lines("checklist_sentiment", "test"):
+        if group["kind"] == "INV" and len(group["texts"]) > 1:
+            original, *rest = group["texts"]
+            groups.setdefault(original, []).extend(rest)  # several tests may vary one text
+    return groups
 
 
 def recorded_llms() -> dict[str, Predictions]:

@@ -202,7 +202,8 @@ def test_interval_points_are_sklearns_means_over_seeds():
 def test_every_score_meets_every_reference():
     rows = auroc_intervals(runs(), references=("entropy", "noise"), resamples=20)
     assert [(row["score"], row["reference"]) for row in rows] == list(itertools.product(("entropy", "noise"), repeat=2))
-    assert rows[1]["gain"] == -rows[2]["gain"] and rows[1]["gain_low"] == pytest.approx(-rows[2]["gain_high"], abs=1e-12)
+    assert rows[1]["gain"] == -rows[2]["gain"]
+    assert rows[1]["gain_low"] == pytest.approx(-rows[2]["gain_high"], abs=1e-12)
 
 
 def test_intervals_are_scipys_percentile_bootstrap():
@@ -221,8 +222,9 @@ def test_intervals_are_scipys_percentile_bootstrap():
     order = np.sort(theirs.bootstrap_distribution, -1)
     spread = np.sqrt(2) * 5 * math.sqrt(size * 0.025 * 0.975)
     around = lambda at: (order[:, max(int(at - spread), 0)], order[:, min(int(at + spread), size - 1)])
-    for ours, (low, high) in ((("low", "gain_low"), around(0.025 * size)), (("high", "gain_high"), around(0.975 * size))):
-        for i, name in enumerate(ours):
+    for side, share in (("low", 0.025), ("high", 0.975)):
+        low, high = around(share * size)
+        for i, name in enumerate((side, f"gain_{side}")):
             assert low[i] <= row[name] <= high[i], name
     assert row["high"] - row["low"] == pytest.approx(
         theirs.confidence_interval.high[0] - theirs.confidence_interval.low[0], rel=0.1)

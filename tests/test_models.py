@@ -1,4 +1,4 @@
-"""Models: a probability is a function of its input alone; empty input, memory and missing weights; real ones end to end."""
+"""Models: probabilities depend on their input alone; empty input, memory, missing weights; real ones end to end."""
 
 import json
 import re
@@ -186,13 +186,13 @@ def test_callable_model_sends_equal_inputs_once_in_batches():
 
 
 @pytest.mark.parametrize("returned, said", [
-    ([0.5, 0.5], r"'mine' returned shape \(2,\) for 2 inputs"),
-    ([[0.5, 0.5]], r"returned shape \(1, 2\) for 2 inputs: return one row"),
-    ([[[0.5, 0.5]] * 2] * 2, r"returned shape \(2, 2, 2\)"),
+    ([0.5, 0.5], r"'mine' .*shape \(2,\)"),
+    ([[0.5, 0.5]], r"'mine' .*shape \(1, 2\) for 2 inputs.*: return one row"),
+    ([[[0.5, 0.5]] * 2] * 2, r"'mine' .*shape \(2, 2, 2\)"),
     ([[0.5, 0.5], [1.0]], "'mine'"),
-    ([[0.5, 0.5], [np.nan, 1.0]], "nan"),
-    ([[0.5, 0.5], [0.7, 0.7]], "1.4"),
-    ([[0.5, 0.5], [-0.5, 1.5]], "-0.5"),
+    ([[0.5, 0.5], [np.nan, 1.0]], "'mine'.*nan"),
+    ([[0.5, 0.5], [0.7, 0.7]], "'mine'.*1.4"),
+    ([[0.5, 0.5], [-0.5, 1.5]], "'mine'.*-0.5"),
 ], ids=["vector", "too few", "3-d", "ragged", "nan", "not normalised", "negative"])
 def test_callable_models_output_is_checked(returned, said):
     with pytest.raises(ValueError, match=said):
@@ -201,7 +201,7 @@ def test_callable_models_output_is_checked(returned, said):
 
 def test_callable_models_batches_must_agree_on_the_classes():
     with pytest.raises(ValueError, match="'mine'"):
-        CallableModel(lambda batch: np.full((1, len(batch[0])), 1 / len(batch[0])), 1, "mine").predict_proba(["a", "bb"])
+        CallableModel(lambda batch: [[1.0] + [0.0] * len(batch[0])], 1, "mine").predict_proba(["a", "bb"])
 
 
 def test_a_model_that_no_place_has(tmp_path, monkeypatch):
@@ -215,8 +215,8 @@ def test_a_model_that_no_place_has(tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", offline)
     with pytest.raises(NotAvailableError) as error:
         load_model("lab/absent")
-    for part in ("model 'lab/absent'", str(tmp_path / "mirror"), str(tmp_path / "data" / "hub"), "OSError", "SUA_MIRROR",
-                 "make download"):
+    for part in ("model 'lab/absent'", str(tmp_path / "mirror"), str(tmp_path / "data" / "hub"), "OSError",
+                 "SUA_MIRROR", "make download"):
         assert part in str(error.value)
 
 

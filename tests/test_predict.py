@@ -68,7 +68,8 @@ def full(seed=0, n=7, k=3, c=4, z=2):
     (dict(probs=P, n_classes=[2, 1, 1]), ["probs[1, 1] = 0.75", "n_classes[1] = 1", "absent options", "probability 0"]),
     (dict(probs=P, n_classes=[2, 2, 1], perturbed=[[p] for p in P[:2]] + [[[0.5, 0.5]]]),
      ["perturbed[2, 0, 1] = 0.5", "n_classes[2] = 1"]),
-    (dict(probs=P, n_classes=[2, 2, 1], label_dist=[*P[:2], [0.5, 0.5]]), ["label_dist[2, 1] = 0.5", "n_classes[2] = 1"]),
+    (dict(probs=P, n_classes=[2, 2, 1], label_dist=[*P[:2], [0.5, 0.5]]),
+     ["label_dist[2, 1] = 0.5", "n_classes[2] = 1"]),
     (dict(probs=P, n_classes=[2, 2, 1], labels=[0, 1, 1]), ["labels[2] = 1"]),
     (dict(probs=P, ids=["a", "b"]), ["ids has shape (2,)", "one id per input"]),
 ], ids=lambda value: value[0][:44] if isinstance(value, list) else "")

@@ -267,7 +267,8 @@ def test_fitted_scores_use_the_best_lambda_of_their_grid():
 
 def test_of_equally_good_lambdas_the_one_nearest_to_zero_wins():
     # S separates errors perfectly and H is constant: every lambda has AUROC 1
-    p = Predictions(probs=[[0.75, 0.25]] * 4, perturbed=[[[0.75, 0.25]]] * 2 + [[[0.25, 0.75]]] * 2, labels=[0, 0, 1, 1])
+    calm, moved = [[0.75, 0.25]], [[0.25, 0.75]]
+    p = Predictions(probs=calm * 4, perturbed=[calm, calm, moved, moved], labels=[0, 0, 1, 1])
     assert scores.choose_lambda(p, scores.SIGNED_LAMBDAS) == 0
     assert scores.choose_lambda(p, [4, 2, 3]) == 2
 

@@ -1,4 +1,4 @@
-"""Tasks from the mirror and from made-up ones: splits that do not overlap, hidden labels, and what a gap in them says."""
+"""Tasks from real and made-up mirrors: splits that do not overlap, hidden labels, and what a gap in them says."""
 
 import hashlib
 import json
@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
+from scipy.special import softmax
 
 import sua.tasks
 from sua import load_task, paths
 from sua.perturb import KERNELS, Perturbation
-from sua.tasks import HUB_TASKS, SPLITS, HubTask, Task, checklist_groups, inputs
+from sua.tasks import (HUB_TASKS, SPLITS, HubTask, Task, checklist_groups, download, inputs, recorded_chaosnli,
+                       recorded_llms)
 
 SIZES = {"train": 6, "validation": 3, "calibration": 4, "test": 5}
 PAIRS = HubTask("lab/pairs", "0" * 40, ("no", "yes"), text="premise", text_pair="hypothesis", config="plain")
@@ -91,8 +94,8 @@ def test_a_digest_sees_every_value():
     from datasets import Dataset, DatasetDict
 
     make = lambda **split: Task("toy", DatasetDict({"test": Dataset.from_dict(split)}), ("a", "b"))
-    digests = [make(**rows).digest for rows in (dict(text=["x", "y"], label=[0, 1]), dict(text=["x", "y"], label=[1, 0]),
-                                                dict(text=["y", "x"], label=[0, 1]), dict(text=["xy", ""], label=[0, 1]))]
+    digests = [make(text=text, label=label).digest for text, label in (
+        (["x", "y"], [0, 1]), (["x", "y"], [1, 0]), (["y", "x"], [0, 1]), (["xy", ""], [0, 1]))]
     assert len(set(digests)) == 4 and make(text=["x", "y"], label=[0, 1]).digest == digests[0]
 
 
@@ -228,13 +231,72 @@ def test_checklist_groups_hold_every_invariance_variant(mirror):
     assert all(set(variants) == expected[original] for original, variants in groups.items())
 
 
-def test_checklist_groups_of_one_test(mirror):
-    groups = checklist_groups("contractions")
-    assert len(groups) == 200
-    assert all(original not in variants and variants for original, variants in groups.items())
-    assert checklist_groups("no such test") == {}
+@pytest.mark.parametrize("name, read", [("checklist_sentiment", checklist_groups), ("llm_mcq_logits", recorded_llms),
+                                        ("chaosnli", recorded_chaosnli)])
+def test_raw_sets_are_only_in_a_mirror(home, name, read):
+    with pytest.raises(paths.NotAvailableError, match=f"raw/{name}[\\s\\S]*mirror only"):
+        read()
 
 
-def test_checklist_is_only_in_a_mirror(home):
-    with pytest.raises(paths.NotAvailableError, match="raw/checklist_sentiment.*\n.*mirror"):
-        checklist_groups()
+def test_recorded_chaosnli_outputs_are_the_files(mirror):
+    rows = {}
+    for split in ("train", "validation", "test"):
+        for line in (mirror / "raw/chaosnli" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rows[row["id"]] = row
+    for name, p in recorded_chaosnli().items():
+        k = p.orbit.shape[1]
+        outputs = {i: [model for model in row["model_logits"] if model.startswith(name)] for i, row in rows.items()}
+        assert set(p.ids) == {i for i, models in outputs.items() if len(models) == k} and k >= 2
+        for i in range(0, len(p), 97):
+            row = rows[p.ids[i]]
+            orbit = [softmax(logits) for model, logits in sorted(row["model_logits"].items()) if model.startswith(name)]
+            np.testing.assert_allclose(p.orbit[i], orbit, atol=1e-12)
+            votes = np.array(row["label_count"])
+            np.testing.assert_allclose(p.label_dist[i], votes / votes.sum(), atol=1e-12)
+            assert p.labels[i] == row["label"]
+
+
+def test_recorded_llm_outputs_are_the_file(mirror):
+    llms = recorded_llms()
+    assert len(llms) == 16
+    with np.load(mirror / "raw/llm_mcq_logits/logits.npz") as saved:
+        sets = [saved[name].astype(float) for name in saved.files if name.endswith("_10k")]
+        order = [str(model) for model in saved["models"]]
+    for model, p in llms.items():
+        # (model, prompt, item, option): the first prompt is x, the others its variants
+        expected = np.concatenate([softmax(logits[order.index(model)], axis=-1) for logits in sets], axis=1)
+        np.testing.assert_allclose(p.orbit, expected.swapaxes(0, 1), atol=1e-12)
+
+
+def test_download_fills_the_mirror_layout_and_says_what_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SUA_MIRROR", raising=False)
+    profile = {"03_a": {"experiments": {"x": {"task": {"name": "sst2"}, "model": "org/model"},
+                                        "y": {"task": {"name": "topic"}, "model": "tiny"}}}}
+    (tmp_path / "notebooks" / "profiles" / "p.yaml").write_text(json.dumps(profile))  # JSON is YAML
+    asked = []
+
+    def hub(hub_id, config, split, revision):
+        asked.append((hub_id, config, split, revision))
+        return Dataset.from_dict({"sentence": [f"{split} {i}" for i in range(40)], "label": [0, 1] * 20})
+
+    def snapshot(model, revision, local_dir, allow_patterns):
+        asked.append((model, revision))
+        assert not any("bin" in pattern or "py" in pattern for pattern in allow_patterns)
+
+    monkeypatch.setattr(sua.tasks, "load_dataset", hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    download("p")
+    spec = HUB_TASKS["sst2"]
+    assert asked == [*((spec.hub_id, "default", split, spec.revision) for split in ("train", "validation", "test")),
+                     ("org/model", "main")]
+    monkeypatch.setattr(sua.tasks, "load_dataset", lambda *a, **k: pytest.fail("asked the hub again"))
+    download("p")
+    sizes = {"train": 10, "validation": 5, "calibration": 20, "test": 20}
+    task = load_task("sst2", sizes)
+    assert task["train"]["text"][0].startswith("train ") and len(task["test"]) == 20
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(paths.NotAvailableError, match="org/model"):
+        download("p")

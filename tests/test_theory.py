@@ -124,7 +124,7 @@ def test_repaired_statement_on_every_grid_world(name):
 def test_top_label_bounds_hold_for_any_binning(bins):
     for key in EXCHANGEABLE:
         cells = np.floor(batch(*key).p.max(-1) * bins)
-        for name in ("top_label_flips", "top_label_tv"):
+        for name in ("top_label_flips", "top_label_tv", "top_label_alarm", "top_label_js"):
             assert slack(REPAIRED[name], batch(*key), cells=cells).min() >= -1e-12
 
 
@@ -151,6 +151,8 @@ SHARP = [  # statement, constant, its value, the world that attains it, +1 if a 
     ("top_label_flips", "factor", 0.5, "opposites", 1),
     ("top_label_flips", "lam", LAMBDA_TV, "calibrated pairs", -1),
     ("top_label_tv", "factor", 0.5, "opposites", 1),
+    ("top_label_alarm", "factor", 0.5, "opposites", 1),
+    ("top_label_js", "factor", 1 / (2 * LN2), "opposites", 1),
     ("top_label_unbinned", "factor", 0.5, "opposites", 1),
     ("top_label_unbinned", "lam", LAMBDA_TOP, "top label only", -1),
     ("alarm", "lam", LAMBDA_ALARM, "alarm edge", -1),
@@ -253,7 +255,7 @@ TILT = -LN2 - math.log(0.01 * 0.99) / 2  # KL of (1/2, 1/2) from (.99, .01)
 THEOREM_45 = [  # world, divergence, lambdas, printed left side, ECE
     ("unseen neighbour", "tv", (0, 1, 50), 1, 0), ("unseen tilt", "kl", (0, 1, 50), math.log(4), 0),
     ("opposites", "tv", (0, 1, 50), 1, Q(1, 2)), ("near opposites", "kl", (1,), 0.8 * math.log(9) - H1, Q(2, 5)),
-    ("calibrated pairs", "tv", (50,), 0.25, 0), ("calibrated pairs, KL", "kl", (1,), (LN2 - 2 * H01 + TILT - LN2) / 2, 0),
+    ("calibrated pairs", "tv", (50,), 0.25, 0), ("calibrated pairs, KL", "kl", (1,), TILT / 2 - H01, 0),
     ("five pairs", "tv", (50,), (3 * 0.4 + 2 * 0.6) / 10, 0), ("small bin", "tv", (1, 50), 0.5, Q(1, 20)),
 ]
 
