@@ -114,7 +114,9 @@ def _collapse(results: Results) -> Judgement:
                 f"from clear inputs with AUROC {seen:.3f}".replace("nan", "n/a"))
     if rate < 0.5:
         return "refuted", f"{evidence}: no collapse"
-    return ("supported", evidence) if seen >= 0.75 else ("mixed", f"{evidence}: collapse exists, SUA does not expose it")
+    if seen >= 0.75:
+        return "supported", evidence
+    return "mixed", f"{evidence}: collapse exists, SUA does not expose it"
 
 
 def _not_tested(why: str) -> Callable[[Results], Judgement]:

@@ -52,10 +52,17 @@ def code_digest(*modules: str) -> str:
 def in_mirror(*parts: str) -> Path | None:
     """The first mirror's folder or file `parts`, e.g. ("models", "org/name"), or None."""
     found = next((path for path in (mirror.joinpath(*parts) for mirror in mirrors()) if path.exists()), None)
-    if found and stage_folder():  # the runner hashes what a stage has read
-        with open(stage_folder() / ".mirrored", "a", encoding="utf-8") as listed:
-            listed.write("/".join(parts) + "\n")
+    if found:
+        tell_runner("mirrored", "/".join(parts))
     return found
+
+
+def tell_runner(kind: str, line: str) -> None:
+    """Leave a line for the manifest of the running stage: "mirrored" = what it read, "notes" = what a reader must know.
+    """
+    if stage_folder():
+        with open(stage_folder() / f".{kind}", "a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
 
 
 def stage_folder() -> Path | None:

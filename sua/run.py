@@ -172,14 +172,12 @@ class StageRun:
             raise StageError(f"declared outputs are missing: {', '.join(missing)}")
 
     def _write_manifest(self, seconds):
-        listed = self.staging / ".mirrored"
-        mirrored = sorted(set(listed.read_text().split("\n")) - {""}) if listed.exists() else []
-        listed.unlink(missing_ok=True)
+        mirrored, notes = self._told("mirrored"), self._told("notes")
         outputs = sorted(file for file in self.staging.rglob("*") if file.is_file())
         usage = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         manifest = {
             "stage": self.name, "profile": self.profile, "parameters": self.parameters, "git": _git(),
-            "inputs": self.inputs(mirrored),
+            "inputs": self.inputs(mirrored), "notes": notes,
             "outputs": {str(file.relative_to(self.staging)): _sha(file.read_bytes()) for file in outputs},
             "machine": machine(), "threads": self.settings.get("threads"),
             "seconds": round(seconds, 1), "peak_memory_mib": round(usage / 1024),
@@ -187,6 +185,12 @@ class StageRun:
         unfinished = self.staging / ".manifest"
         unfinished.write_text(json.dumps(manifest, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
         os.replace(unfinished, self.staging / "manifest.json")
+
+    def _told(self, kind):
+        lines = self.staging / f".{kind}"
+        told = sorted(set(lines.read_text(encoding="utf-8").splitlines())) if lines.exists() else []
+        lines.unlink(missing_ok=True)
+        return told
 
     def _into_place(self):
         if self.folder.exists():

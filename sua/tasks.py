@@ -17,6 +17,7 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_dataset
+from scipy.special import softmax
 
 from . import paths
 from .perturb import KERNELS, Input, Perturbation, mixture
@@ -140,7 +141,9 @@ def _hub_task(name, spec, sizes, seed):
             raise ValueError(f"{spec.hub_id}: {split} asks for {size} rows, {origin_split} has {len(chosen)} left "
                              f"of {len(rows)}: lower sizes[{split!r}]")
         splits[split] = _schema(rows.select(sorted(chosen)), spec, origin_split)
-    return Task(name, splits, spec.label_names, source={"hub_id": spec.hub_id, "config": spec.config, **origin})
+    source = {"hub_id": spec.hub_id, "config": spec.config, **origin, "splits": "drawn anew, not the official ones"}
+    paths.tell_runner("notes", f"{spec.hub_id} ({origin['origin']}): splits {source['splits']}; rows {sizes}")
+    return Task(name, splits, spec.label_names, source=source)
 
 
 def _schema(rows, spec, prefix):
@@ -154,9 +157,7 @@ def _rows(spec, split):
     file = paths.in_mirror("datasets", spec.hub_id, spec.config, f"{split}.parquet")
     if file:
         rows = Dataset(pq.read_table(file))
-        # relative to its mirror, so that the record is the same on every machine
-        origin = {"origin": "mirror", "slices": "not the hub's official splits",
-                  "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        origin = {"origin": "mirror", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     else:
         rows = _from_hub(spec, split)
         origin = {"origin": "hub", "revision": spec.revision}
@@ -198,10 +199,8 @@ def recorded_llms() -> dict[str, Predictions]:
     with np.load(_raw("llm_mcq_logits", "logits.npz")) as saved:
         logits = np.concatenate([saved[name] for name in saved.files if name.endswith("_10k")], axis=2, dtype=float)
         models = [str(model) for model in saved["models"]]
-    probs = np.exp(logits - logits.max(-1, keepdims=True))
-    probs /= probs.sum(-1, keepdims=True)
     return {model: Predictions(probs=p[0], perturbed=p[1:].swapaxes(0, 1), meta={"task": "mcq", "model": model})
-            for model, p in zip(models, probs)}
+            for model, p in zip(models, softmax(logits, axis=-1))}
 
 
 def recorded_chaosnli() -> dict[str, Predictions]:
@@ -215,9 +214,7 @@ def recorded_chaosnli() -> dict[str, Predictions]:
     for model in ("roberta-base", "bert-base-uncased"):
         names = sorted({name for row in rows for name in row["model_logits"] if name.startswith(model)})
         complete = [row for row in rows if set(names) <= set(row["model_logits"])]
-        logits = np.array([[row["model_logits"][name] for name in names] for row in complete])
-        probs = np.exp(logits - logits.max(-1, keepdims=True))
-        probs /= probs.sum(-1, keepdims=True)
+        probs = softmax([[row["model_logits"][name] for name in names] for row in complete], axis=-1)
         found[model] = Predictions(
             probs=probs[:, 0], perturbed=probs[:, 1:], labels=[row["label"] for row in complete],
             label_dist=np.array([row["label_count"] for row in complete]) / 100, ids=[row["id"] for row in complete],

@@ -53,13 +53,14 @@ SIZE_7 = {"01_a": {"size": 7}}
 
 
 def test_parameters_reach_the_notebook_and_results_are_published(execute, tmp_path):
-    status, printed = execute({"01_a": GOOD}, SIZE_7)
+    status, printed = execute({"01_a": GOOD + ["from sua import paths\npaths.tell_runner('notes', 'drawn anew')"]}, SIZE_7)
     assert status == 0 and "[1/1] 01_a (p): it has not been run" in printed
     assert (tmp_path / "build/p/01_a/out.txt").read_text() == "7"
     assert (tmp_path / "figures/p/out.txt").read_text() == "7"
     manifest = json.loads((tmp_path / "figures/p/MANIFEST.json").read_text())["stages"]["01_a"]
     assert manifest["parameters"] == {"profile": "p", "size": 7}
     assert set(manifest["outputs"]) == {"out.txt", "notebook.ipynb"}
+    assert manifest["notes"] == ["drawn anew"]
     assert manifest["machine"]["versions"]["papermill"] and manifest["seconds"] > 0
 
 

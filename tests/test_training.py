@@ -46,9 +46,9 @@ def test_gradients_of_the_printed_objective():
     assert torch.autograd.gradcheck(lambda x, y: objective(x, y, torch.tensor([0, 1, 3]))[0], (clean, variants))
 
 
-@pytest.mark.parametrize("wrong, said", [(dict(augment=1.5, k=1), "augment = 1.5"), (dict(consistency=-1.0, k=1), "-1.0"),
-                                         (dict(divergence="l2"), "'l2'"), (dict(k=4), "come together"),
-                                         (dict(alignment=1.0), "come together")])
+@pytest.mark.parametrize("wrong, said", [
+    (dict(augment=1.5, k=1), "augment = 1.5"), (dict(consistency=-1.0, k=1), "-1.0"),
+    (dict(divergence="l2"), "'l2'"), (dict(k=4), "come together"), (dict(alignment=1.0), "come together")])
 def test_objective_refuses(wrong, said):
     with pytest.raises(ValueError, match=said):
         Objective(**wrong)
