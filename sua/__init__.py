@@ -3,7 +3,10 @@
 Names that need torch or datasets load on first use, so that scoring saved predictions imports numpy alone.
 """
 
+import warnings
 from importlib import import_module
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # text bars are what we want
 
 from .predict import Predictions, predict
 from .scores import SCORES, score

@@ -29,8 +29,8 @@ class Results:
     intervals: pd.DataFrame
     facts: Mapping[str, Mapping]
 
-    def mean(self, metric: str, **where) -> pd.Series | float:
-        """Mean over seeds of a metric, by task and training unless `where` fixes them."""
+    def mean(self, metric: str, **where) -> pd.Series:
+        """Mean over seeds of a metric, by task and training; `where` selects rows."""
         rows = self.metrics[self.metrics["metric"] == metric]
         for column, value in where.items():
             rows = rows[rows[column] == value]
@@ -93,9 +93,9 @@ def _training(results: Results) -> Judgement:
             continue
         others = values[rivals]
         sign = 1 if higher else -1
-        ahead = others.apply(lambda column: sign * (values["sua_tr"] - column) > 0)
-        wins, losses = wins + int(ahead.values.sum()), losses + int((~ahead).values.sum())
-        parts += [f"{task} {metric}: sua_tr {values.loc[task, 'sua_tr']:.3f}, " +
+        ahead = others.apply(lambda column: sign * (values["sua_tr"] - column))  # NaN counts for neither
+        wins, losses = wins + int((ahead > 0).values.sum()), losses + int((ahead <= 0).values.sum())
+        parts += [f"{task} {metric}{f' ({score})' if score else ''}: sua_tr {values.loc[task, 'sua_tr']:.3f}, " +
                   ", ".join(f"{name} {value:.3f}" for name, value in others.loc[task].items()) for task in values.index]
     if not parts:
         return "not tested", "SUA-TR was not trained beside another method"
@@ -114,6 +114,8 @@ def _collapse(results: Results) -> Judgement:
                 f"from clear inputs with AUROC {seen:.3f}".replace("nan", "n/a"))
     if rate < 0.5:
         return "refuted", f"{evidence}: no collapse"
+    if pd.isna(seen):
+        return "not tested", f"{evidence}: no clear inputs to compare with"
     if seen >= 0.75:
         return "supported", evidence
     return "mixed", f"{evidence}: collapse exists, SUA does not expose it"

@@ -100,7 +100,7 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
 
     sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
     A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
-    hub's held-out splits. Further arguments go to the world's generator.
+    hub's held-out splits, and share a single one in proportion if it is smaller than asked for. Further arguments go to the world's generator.
 
     Raises ValueError for an unknown name, a missing column or too few rows; NotAvailableError if neither a mirror
     nor the hub has the set.
@@ -117,6 +117,8 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
     if isinstance(name, str) and name not in HUB_TASKS:
         raise ValueError(f"unknown task {name!r}; known: {', '.join([*worlds.WORLDS, *HUB_TASKS])}. For another hub "
                          "data set give a sua.tasks.HubTask that names its columns")
+    if world:
+        raise ValueError(f"task {name!r} takes no {sorted(world)}: only generated worlds do")
     spec = HUB_TASKS[name] if isinstance(name, str) else name
     short = name if isinstance(name, str) else spec.hub_id.split("/")[-1]
     return _hub_task(short, spec, sizes, seed)
@@ -131,7 +133,11 @@ def _hub_task(name, spec, sizes, seed):
         raise ValueError(f"{spec.hub_id}: none of {', '.join(spec.held_out)} has labels; name a labelled split")
     rng = np.random.default_rng(seed)
     order = {split: list(rng.permutation(len(rows))) for split, rows in pool.items()}
-    # a split with hidden labels leaves one held-out set: calibration and test then share it, without overlap
+    if len(held_out) == 1:  # the other's labels are hidden: calibration and test share what is there, in proportion
+        wanted, rows = sizes["calibration"] + sizes["test"], len(pool[held_out[0]])
+        if rows < wanted:
+            part = rows * sizes["calibration"] // wanted
+            sizes = {**sizes, "calibration": part, "test": rows - part}
     take = {"train": "train", "validation": "train", "calibration": held_out[0], "test": held_out[-1]}
     splits = DatasetDict()
     for split, origin_split in take.items():
