@@ -120,6 +120,18 @@ def test_hidden_test_labels_leave_one_split_to_share(home):
         assert row["text"] == "premise validation " + row["id"].split("-")[1]
 
 
+def test_a_single_held_out_split_that_is_too_small_is_shared_in_proportion(home):
+    fill(home, {"train": [0, 1] * 10, "validation": [0, 1] * 6, "test": [-1] * 9})
+    task = load_task(PAIRS, {**SIZES, "calibration": 8, "test": 16})
+    assert (len(task["calibration"]), len(task["test"])) == (4, 8)
+    assert not set(ids(task)["calibration"]) & set(ids(task)["test"])
+
+
+def test_a_hub_task_takes_no_arguments_of_a_world():
+    with pytest.raises(ValueError, match="'sst2' takes no .'label_rule'.: only generated worlds do"):
+        load_task("sst2", label_rule="sampled")
+
+
 def test_training_rows_without_a_label_are_left_out(home):
     fill(home, {"train": [0, 1, -1] * 10, "validation": [1] * 4, "test": [0] * 5})
     task = load_task(PAIRS, {**SIZES, "train": 15, "validation": 5})
