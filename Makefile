@@ -26,14 +26,14 @@ help:  ## list the targets
 	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
 
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
-	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sua needs Python >= 3.11, python3 is " + sys.version)'
 	@python3 -m venv .venv || { echo "python3 -m venv failed: install your system's python3-venv package"; exit 1; }
-	@.venv/bin/python -m pip install --quiet -r requirements.lock
-	@.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@.venv/bin/python -m pip install -qq -r requirements.lock
+	@.venv/bin/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 reproduce: announce $(STAGES)  ## run the five notebooks of PROFILE and write figures/PROFILE; nothing unchanged is run again
