@@ -138,7 +138,7 @@ def copy_of_the_project(folder):
 def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
     killed = copy_of_the_project(tmp_path / "killed")
     for seconds in random.Random(0).sample(range(8, 40), 3):
-        process = make(killed, "reproduce", "PROFILE=smoke")
+        process = make(killed, "-j2", "reproduce", "PROFILE=smoke")
         time.sleep(seconds)
         for child in [*psutil.Process(process.pid).children(recursive=True), process]:
             try:
@@ -147,7 +147,7 @@ def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp
                 pass
         process.communicate()
     finished = {manifest.parent.name for manifest in (killed / "build/smoke").glob("[0-9]*/manifest.json")}
-    process = make(killed, "reproduce", "PROFILE=smoke")
+    process = make(killed, "-j2", "reproduce", "PROFILE=smoke")
     output, _ = process.communicate()
     assert process.returncode == 0, output
     for stage in finished:
