@@ -207,7 +207,7 @@ class AbstentionRule:
                     "compute that score, or fit a rule for this one")
         scores = np.asarray(scores, dtype=np.float64)
         expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an input "
-                "without a score can be neither answered nor counted as abstained")
+               "without a score can be neither answered nor counted as abstained")
         return np.zeros(scores.shape, dtype=bool) if self.threshold is None else scores <= self.threshold
 
     def drift(self, scores, false_alarm: float = 0.01) -> Drift:
@@ -245,13 +245,13 @@ class AbstentionRule:
         except (TypeError, ValueError) as error:
             raise ValueError(f"not the JSON text of an AbstentionRule ({error}): give what to_json returned") from None
         expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
-                "not the JSON text of an AbstentionRule (no schema): give what to_json returned")
+               "not the JSON text of an AbstentionRule (no schema): give what to_json returned")
         schema = content["schema"]
         expect(schema <= SCHEMA_VERSION, f"the rule has schema {schema}, this version of sua reads up to "
-                f"{SCHEMA_VERSION}: update sua")
+               f"{SCHEMA_VERSION}: update sua")
         checksum = content.pop("checksum", None)
         expect(checksum == _checksum(content) and content.keys() == {"schema", *(f.name for f in fields(cls))},
-                "the rule was changed after it was written (its checksum differs): its promise is void; fit again")
+               "the rule was changed after it was written (its checksum differs): its promise is void; fit again")
         del content["schema"]
         return cls(**content | {"sketch": tuple(map(tuple, content["sketch"]))})
 
@@ -300,11 +300,11 @@ class SelectiveModel:
                  early_exit: bool = True):
         rule.accept([], score_name=score, k=k)
         expect(score in SCORES and set(SCORES[score].needs) <= {"probs", "perturbed"},
-                f"score {score!r} cannot be computed from a model and variants alone; for a chosen lambda use "
-                "score_name='sua', parameters={'lam': ...}")
+               f"score {score!r} cannot be computed from a model and variants alone; for a chosen lambda use "
+               "score_name='sua', parameters={'lam': ...}")
         self.k = (rule.k or 0) if "perturbed" in SCORES[score].needs else 0
         expect(self.k or "perturbed" not in SCORES[score].needs,
-                f"score {score!r} needs variants, but the rule holds k = {rule.k}: fit it with k=K")
+               f"score {score!r} needs variants, but the rule holds k = {rule.k}: fit it with k=K")
         self.model, self.perturbation, self.score, self.rule, self.seed = model, perturbation, score, rule, seed
         self.early_exit = early_exit and score in LOWER_BOUNDED
         self.inputs = self.passes = 0
@@ -313,7 +313,7 @@ class SelectiveModel:
 
     def __repr__(self):
         return (f"SelectiveModel({self.score}): {self.inputs} inputs, {self.passes} forward passes "
-                f"(at most {self.k + 1} per input){'; ' + self.void if self.void else ''}\n{self.rule}")
+               f"(at most {self.k + 1} per input){'; ' + self.void if self.void else ''}\n{self.rule}")
 
     def answer(self, inputs) -> list[Answer] | Answer:
         """One (answer or ABSTAIN, score, reason) per input of a list or array; one Answer for any other object."""
@@ -329,7 +329,7 @@ class SelectiveModel:
         for j in range(self.k):
             rows = np.flatnonzero(self.rule.accept(scores)) if self.early_exit else np.arange(len(probs))
             if not len(rows):
-                break
+               break
             perturbed[rows, j] = self._predict([drawn[row][j] for row in rows])
             scores[rows] = self._scores(probs[rows], perturbed[rows])
             seen[rows] += 1
@@ -337,7 +337,7 @@ class SelectiveModel:
         self._recent.extend(scores.tolist())
         accepted = self.rule.accept(scores)
         return [Answer(int(p.argmax()) if yes else ABSTAIN, float(s), self._reason(s, yes, m))
-                for p, s, yes, m in zip(probs, scores, accepted, seen)]
+               for p, s, yes, m in zip(probs, scores, accepted, seen)]
 
     def check_drift(self, false_alarm: float = 0.01) -> Drift:
         """Compare the scores since the last check with calibration; after an alarm every reason says so.
@@ -354,7 +354,7 @@ class SelectiveModel:
         self.passes += len(inputs)
         probs = Predictions(probs=self.model.predict_proba(inputs)).probs
         expect(len(probs) == len(inputs), f"the model returned {len(probs)} rows for {len(inputs)} inputs: return one "
-                "row of class probabilities per input, in their order")
+               "row of class probabilities per input, in their order")
         return probs
 
     def _scores(self, probs, perturbed):
@@ -409,7 +409,7 @@ def _shortage(total, count, n, risk, level, given):
         needed = -math.log(level) / np.where(rate < risk, _h1(rate, risk), np.nan) / share
     if np.isnan(needed).all():
         return (f"the lowest error rate seen where it counts, {rate.min():.3g}, is not below the risk {risk:.3g}: a "
-                "larger calibration set would not help; use a better score or allow more risk")
+               "larger calibration set would not help; use a better score or allow more risk")
     best = np.nanargmin(needed)
     return (f"{given} calibration items are too few to certify a risk of {risk:.3g}; if the error rate seen stays at "
             f"{rate[best]:.3g}, about {math.ceil(needed[best] * given / n)} would be needed")

@@ -64,11 +64,11 @@ class Predictions:
             value = distributions(name, value, ndim=ndim)
             expect(len(value) == n, f"{name} has {len(value)} rows, probs has {n}: give one entry per input")
             expect(name == "weights" or value.shape[-1] == c,
-                    f"{name} has {value.shape[-1]} classes, probs has {c}: use the same label order in both")
+                   f"{name} has {value.shape[-1]} classes, probs has {c}: use the same label order in both")
             put(name, value)
         if self.weights is not None:
             expect(self.clarified is not None and self.clarified.shape[1] == self.weights.shape[1],
-                    "weights needs clarified with the same number Z of interpretations per input")
+                   "weights needs clarified with the same number Z of interpretations per input")
         for name, shape in (("labels", "(N,)"), ("samples", "(N, M)"), ("n_classes", "(N,)")):
             value = getattr(self, name)
             if value is not None:
@@ -89,7 +89,7 @@ class Predictions:
 
     def _expect_present(self, name, is_bad, remedy):
         expect(not is_bad.any(), lambda: f"{name}{_index(is_bad)} = {getattr(self, name)[is_bad][0]:.3g}, but "
-                f"n_classes[{np.argwhere(is_bad)[0, 0]}] = {self.n_classes[np.argwhere(is_bad)[0, 0]]}: {remedy}")
+               f"n_classes[{np.argwhere(is_bad)[0, 0]}] = {self.n_classes[np.argwhere(is_bad)[0, 0]]}: {remedy}")
 
     def __len__(self):
         return len(self.probs)
@@ -124,7 +124,7 @@ class Predictions:
         """The field `name`; ValueError with the remedy if it was not given."""
         value = getattr(self, name)
         expect(value is not None, f"these Predictions hold no `{name}`: give it on construction "
-                f"(Predictions(probs=..., {name}=...)) or let sua.predict fill it")
+               f"(Predictions(probs=..., {name}=...)) or let sua.predict fill it")
         return value
 
     def subset(self, index) -> "Predictions":
@@ -168,7 +168,7 @@ class Predictions:
         header = json.loads((table.schema.metadata or {}).get(b"sua", b"null"))
         expect(header is not None, f"{path} was not written by Predictions.save: it has no `sua` header")
         expect(header["schema"] <= SCHEMA_VERSION, f"{path} has schema {header['schema']}, this version of sua "
-                f"reads up to {SCHEMA_VERSION}: update sua")
+               f"reads up to {SCHEMA_VERSION}: update sua")
         arrays = {name: np.stack(table[name].to_numpy()).reshape(shape) if len(shape) > 1 else
                   table[name].to_numpy() for name, shape in header["shapes"].items()}
         return cls(**arrays, meta=header["meta"])
@@ -189,7 +189,7 @@ def distributions(name, values, ndim):
                          "and give n_classes") from None
     expect(array.ndim == ndim, f"{name} has shape {array.shape}, expected {ndim} dimensions")
     expect(0 not in array.shape, f"{name} has shape {array.shape}: "
-            + ("K = 0 variants per input; draw at least one" if name == "perturbed" and array.shape[1] == 0 else
+           + ("K = 0 variants per input; draw at least one" if name == "perturbed" and array.shape[1] == 0 else
                "it is empty"))
     for is_bad, problem in ((~np.isfinite(array), "is not a finite number; look for overflow in the model's logits"),
                             (array < 0, "is negative; give probabilities, not logits or log-probabilities")):
@@ -197,7 +197,7 @@ def distributions(name, values, ndim):
     total = array.sum(-1, keepdims=True)
     off = np.abs(total[..., 0] - 1) > SUM_TOLERANCE
     expect(not off.any(), lambda: f"{name}{_index(off)} sums to {total[..., 0][off][0]:.6g}, not to 1 within "
-            f"{SUM_TOLERANCE:g}; apply softmax to logits, or renormalise")
+           f"{SUM_TOLERANCE:g}; apply softmax to logits, or renormalise")
     # exact sums are left alone, so that what was saved loads bit for bit
     return np.where(np.abs(total - 1) < 1e-12, array, array / total)
 
@@ -212,11 +212,11 @@ def _integers(name, values, n, shape, low, high):
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array ({error}): give every row as many entries") from None
     expect(array.ndim == shape.count("N") + shape.count("M") and len(array) == n and array.size,
-            f"{name} has shape {array.shape}, expected {shape} with N = {n}")
+           f"{name} has shape {array.shape}, expected {shape} with N = {n}")
     expect(np.issubdtype(array.dtype, np.integer), f"{name} has dtype {array.dtype}: give integer class indices")
     bad = (array < low) | (array > high)
     expect(not bad.any(), lambda: f"{name}{_index(bad)} = {array[bad][0]} is outside {low}..{high}: "
-            "class indices start at 0")
+           "class indices start at 0")
     return array.astype(np.int64)
 
 

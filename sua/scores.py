@@ -150,9 +150,10 @@ SCORES: dict[str, Score] = {
                             (*_ORBIT, "calibration")),
     "sua_signed": Score(sua_signed, f"{_SUA}, lambda of either sign from calibration", "this companion",
                         "(-inf, inf)", "K + 1", (*_ORBIT, "calibration")),
-    "orbit_entropy": Score(orbit_entropy, "H(mean of p and q_k)", "after Ayhan & Berens, MIDL 2018", "[0, ln C]", "K + 1",
-                           _ORBIT),
-    "disagreement": Score(disagreement, "mean_k 1[argmax q_k != argmax p]", "this companion (flip rate)", "[0, 1]", "K + 1", _ORBIT),
+    "orbit_entropy": Score(orbit_entropy, "H(mean of p and q_k)", "after Ayhan & Berens, MIDL 2018", "[0, ln C]",
+                           "K + 1", _ORBIT),
+    "disagreement": Score(disagreement, "mean_k 1[argmax q_k != argmax p]", "this companion (flip rate)", "[0, 1]",
+                          "K + 1", _ORBIT),
     "self_consistency": Score(self_consistency, "1 - max_y freq(y) over M samples at x", "Wang et al., ICLR 2023",
                               "[0, 1 - 1/M]", "1 (M samples)", ("probs", "samples")),
 }

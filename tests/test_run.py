@@ -53,7 +53,8 @@ SIZE_7 = {"01_a": {"size": 7}}
 
 
 def test_parameters_reach_the_notebook_and_results_are_published(execute, tmp_path):
-    status, printed = execute({"01_a": GOOD + ["from sua import paths\npaths.tell_runner('notes', 'drawn anew')"]}, SIZE_7)
+    noting = "from sua import paths\npaths.tell_runner('notes', 'drawn anew')"
+    status, printed = execute({"01_a": [*GOOD, noting]}, SIZE_7)
     assert status == 0 and "[1/1] 01_a (p): it has not been run" in printed
     assert (tmp_path / "build/p/01_a/out.txt").read_text() == "7"
     assert (tmp_path / "figures/p/out.txt").read_text() == "7"
