@@ -66,6 +66,12 @@ def mixture(*perturbations: Perturbation) -> Perturbation:
                         lambda example, rng: perturbations[rng.integers(len(perturbations))].rewrite(example, rng))
 
 
+def on_first(perturbation: Perturbation) -> Perturbation:
+    """The kernel on the first text of a tuple alone: the question of a multiple-choice input, not its options."""
+    rewrite = perturbation.rewrite
+    return Perturbation(perturbation.name, lambda example, rng: (rewrite(example[0], rng), *example[1:]))
+
+
 def synonyms(groups: Sequence[Sequence[str]], rate: float = 0.5, name: str = "synonyms") -> Perturbation:
     """Each word that has a group is redrawn, with probability `rate`, uniformly from its group.
 

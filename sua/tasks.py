@@ -1,7 +1,8 @@
 """Tasks: labelled inputs in named splits and one schema, from a generated world, a local mirror or the hub.
 
-Columns of every split: `id`, `text` (and `text_pair` for pairs), `label`, and `label_dist` where p*(y|x) or human
-votes are known. Splits: train, validation (to choose hyperparameters), calibration (to choose lambda, temperatures
+Columns of every split: `id`, `text` (and `text_pair` for pairs, `options` for multiple choice), `label`, and where they
+are known `label_dist` (p*(y|x) or shares of human votes), `clarified` texts (one per reading) and their `weights`.
+Splits: train, validation (to choose hyperparameters), calibration (to choose lambda, temperatures
 and thresholds) and test (scored once).
 """
 
@@ -16,12 +17,10 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, load_dataset
-from scipy.special import softmax
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
 from . import paths
-from .perturb import KERNELS, Input, Perturbation, mixture
-from .predict import Predictions
+from .perturb import KERNELS, Input, Perturbation, mixture, on_first
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -54,7 +53,12 @@ class Task:
         known = {**KERNELS, **self.kernels}
         if names not in known:
             raise ValueError(f"task {self.name!r} has no perturbation {names!r}; known: {', '.join(known)}")
-        return known[names]
+        return on_first(known[names]) if self.is_multiple_choice else known[names]
+
+    @property
+    def is_multiple_choice(self) -> bool:
+        """Whether the classes are the options that each input brings along."""
+        return "options" in self.splits["train"].column_names
 
     @property
     def digest(self) -> str:
@@ -67,21 +71,35 @@ class Task:
 
 
 def inputs(split: Dataset) -> list[Input]:
-    """The inputs of a split as models take them: texts, or (text, text_pair) tuples."""
+    """The inputs of a split as models take them: texts, (text, text_pair) or (question, option, option, ...) tuples."""
     if "text_pair" in split.column_names:
         return list(zip(split["text"], split["text_pair"]))
+    if "options" in split.column_names:
+        return [(text, *options) for text, options in zip(split["text"], split["options"])]
     return list(split["text"])
+
+
+def clarifications(split: Dataset) -> list[list[Input]]:
+    """For each input of a split its Z clarifications, in the form of the inputs."""
+    if "clarified_pair" in split.column_names:
+        return [list(zip(first, second)) for first, second in zip(split["clarified"], split["clarified_pair"])]
+    return [list(row) for row in split["clarified"]]
 
 
 @dataclass(frozen=True)
 class HubTask:
-    """Where a hub data set keeps what a Task needs. `evaluation` = its labelled split that nothing trains on."""
+    """Where a hub data set keeps what a Task needs. held_out : its labelled splits that nothing trains on.
+
+    options : for multiple choice the column {"text": [...], "label": [...]}; `label` then names the right one, and rows
+    with another number of options than label_names are left out.
+    """
 
     hub_id: str
     revision: str
     label_names: tuple[str, ...]
     text: str
     text_pair: str | None = None
+    options: str | None = None
     label: str = "label"
     config: str = "default"
     held_out: tuple[str, ...] = ("validation", "test")
@@ -92,11 +110,21 @@ HUB_TASKS: dict[str, HubTask] = {
                     text="sentence"),
     "ag_news": HubTask("fancyzhx/ag_news", "eb185aade064a813bc0b7f42de02595523103ca4",
                        ("world", "sports", "business", "science and technology"), text="text", held_out=("test",)),
+    "openbookqa": HubTask("allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", tuple("ABCD"),
+                          text="question_stem", options="choices", label="answerKey", config="main"),
+    "arc_easy": HubTask("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", tuple("ABCD"), text="question",
+                        options="choices", label="answerKey", config="ARC-Easy", held_out=("test",)),
 }
+_NLI = {"label_names": ("entailment", "neutral", "contradiction"), "text": "premise", "text_pair": "hypothesis"}
+SNLI = HubTask("stanfordnlp/snli", "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b", config="plain_text",
+               held_out=("validation",), **_NLI)
+MULTI_NLI = HubTask("nyu-mll/multi_nli", "da70db2af9d09693783c3320c4249840212ee221", held_out=("validation_matched",),
+                    **_NLI)
 
 
 def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
-    """A task by name: a generated world ("topic"), a registered hub set ("sst2", "ag_news"), or any HubTask.
+    """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
+    "arc_easy"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), or any HubTask.
 
     sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
     A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
@@ -114,12 +142,14 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
     if min(sizes.values()) < 1:
         raise ValueError(f"sizes = {sizes}: every split needs at least one row")
     if name in worlds.WORLDS:
-        return worlds.WORLDS[name](sizes=sizes, seed=seed, **world)
-    if isinstance(name, str) and name not in HUB_TASKS:
-        raise ValueError(f"unknown task {name!r}; known: {', '.join([*worlds.WORLDS, *HUB_TASKS])}. For another hub "
-                         "data set give a sua.tasks.HubTask that names its columns")
+        return worlds.generate(name, sizes, seed, **world)
+    if isinstance(name, str) and name not in (*HUB_TASKS, "chaosnli"):
+        raise ValueError(f"unknown task {name!r}; known: {', '.join([*worlds.WORLDS, *HUB_TASKS, 'chaosnli'])}. For "
+                         "another hub data set give a sua.tasks.HubTask that names its columns")
     if world:
         raise ValueError(f"task {name!r} takes no {sorted(world)}: only generated worlds do")
+    if name == "chaosnli":
+        return _chaosnli(sizes, seed)
     spec = HUB_TASKS[name] if isinstance(name, str) else name
     short = name if isinstance(name, str) else spec.hub_id.split("/")[-1]
     return _hub_task(short, spec, sizes, seed)
@@ -128,7 +158,7 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
 def _hub_task(name, spec, sizes, seed):
     loaded = {split: _rows(spec, split) for split in ("train", *spec.held_out)}
     origin = loaded["train"][1]
-    pool = {split: rows.select(np.flatnonzero(np.array(rows[spec.label]) >= 0)) for split, (rows, _) in loaded.items()}
+    pool = {split: rows for split, (rows, _) in loaded.items()}
     held_out = [split for split in spec.held_out if len(pool[split])]
     if not held_out:
         raise ValueError(f"{spec.hub_id}: none of {', '.join(spec.held_out)} has labels; name a labelled split")
@@ -147,20 +177,47 @@ def _hub_task(name, spec, sizes, seed):
         if len(chosen) < size:
             raise ValueError(f"{spec.hub_id}: {split} asks for {size} rows, {origin_split} has {len(chosen)} left "
                              f"of {len(rows)}: lower sizes[{split!r}]")
-        splits[split] = _schema(rows.select(sorted(chosen)), spec, origin_split)
+        splits[split] = rows.select(sorted(chosen))
     source = {"hub_id": spec.hub_id, "config": spec.config, **origin, "splits": "drawn anew, not the official ones"}
     paths.tell_runner("notes", f"{spec.hub_id} ({origin['origin']}): splits {source['splits']}; rows {sizes}")
     return Task(name, splits, spec.label_names, source=source)
 
 
-def _schema(rows, spec, prefix):
-    columns = {"text": spec.text, "text_pair": spec.text_pair, "label": spec.label}
-    table = {ours: list(rows[theirs]) for ours, theirs in columns.items() if theirs}
-    return Dataset.from_dict({"id": [f"{prefix}-{i}" for i in rows["_row"]], **table})
+def _chaosnli(sizes, seed):
+    """Half of the training rows from SNLI, half from MultiNLI; calibration and test rows are people's votes."""
+    from .recorded import chaosnli
+
+    rng = np.random.default_rng(seed)
+    splits, origins = DatasetDict(), {}
+    for split in ("train", "validation"):
+        parts = []
+        for spec, size in zip(_sources("chaosnli"), (sizes[split] - sizes[split] // 2, sizes[split] // 2)):
+            rows, origin = _rows(spec, "train" if split == "train" else spec.held_out[0])
+            origins[spec.hub_id] = origin
+            parts.append(_draw(rows, size, rng, f"{spec.hub_id}: {split}"))
+        splits[split] = concatenate_datasets(parts)
+    votes = chaosnli()
+    order = rng.permutation(len(votes))
+    if (wanted := sizes["calibration"] + sizes["test"]) > len(votes):
+        raise ValueError(f"chaosnli: calibration and test ask for {wanted} rows, there are {len(votes)}: lower sizes")
+    splits["calibration"] = votes.select(sorted(order[:sizes["calibration"]]))
+    splits["test"] = votes.select(sorted(order[sizes["calibration"]:wanted]))
+    source = {**next(iter(origins.values())), "sets": origins, "splits": "drawn anew, not the official ones"}
+    paths.tell_runner("notes", f"chaosnli: trained on SNLI and MultiNLI, tested on ChaosNLI; rows {sizes}")
+    return Task("chaosnli", splits, SNLI.label_names, source=source)
+
+
+def _draw(rows, size, rng, what):
+    if size > len(rows):
+        raise ValueError(f"{what} asks for {size} rows, there are {len(rows)}: lower sizes")
+    return rows.select(sorted(rng.permutation(len(rows))[:size]))
 
 
 def _rows(spec, split):
-    """One split with its row numbers, and where it came from; ValueError if the mapping names a missing column."""
+    """One split's labelled rows in the common schema, and where it came from.
+
+    ValueError if the mapping names a missing column.
+    """
     file = paths.in_mirror("datasets", spec.hub_id, spec.config, f"{split}.parquet")
     if file:
         rows = Dataset(pq.read_table(file))
@@ -169,11 +226,25 @@ def _rows(spec, split):
         rows = _from_hub(spec, split)
         origin = {"origin": "hub", "revision": spec.revision}
     where = f"{file}" if file else f"{spec.hub_id}, split {split},"
-    for column in filter(None, (spec.text, spec.text_pair, spec.label)):
+    for column in filter(None, (spec.text, spec.text_pair, spec.options, spec.label)):
         if column not in rows.column_names:
             raise ValueError(f"{where} has no column {column!r}; it has {', '.join(rows.column_names)}. Use the "
                              "hub's own columns, or a HubTask that names these")
-    return rows.add_column("_row", list(range(len(rows)))), origin
+    return _schema(rows, spec, split), origin
+
+
+def _schema(rows, spec, prefix):
+    table = {"id": [f"{prefix}-{i}" for i in range(len(rows))], "text": list(rows[spec.text])}
+    if spec.text_pair:
+        table["text_pair"] = list(rows[spec.text_pair])
+    labels = list(rows[spec.label])
+    if spec.options:
+        options = list(rows[spec.options])
+        table["options"] = [list(row["text"]) for row in options]
+        labels = [list(row["label"]).index(label) if len(row["text"]) == len(spec.label_names) else -1
+                  for row, label in zip(options, labels)]
+    table["label"] = labels
+    return Dataset.from_dict(table).select(np.flatnonzero(np.array(labels) >= 0))
 
 
 def _from_hub(spec, split):
@@ -184,62 +255,6 @@ def _from_hub(spec, split):
         raise paths.not_available("data set", f"{spec.hub_id} ({spec.config}, {split})", reason) from error
 
 
-def checklist_groups() -> dict[str, list[str]]:
-    """CheckList's invariance groups for sentiment (Ribeiro et al., ACL 2020): original text -> its variants.
-
-    Read from raw/checklist_sentiment of a mirror. NotAvailableError if no mirror has it.
-    """
-    groups = {}
-    for group in _json_lines("checklist_sentiment", "test"):
-        if group["kind"] == "INV" and len(group["texts"]) > 1:
-            original, *rest = group["texts"]
-            groups.setdefault(original, []).extend(rest)  # several tests may vary one text
-    return groups
-
-
-def recorded_llms() -> dict[str, Predictions]:
-    """Option probabilities of 16 base LLMs on 3000 multiple-choice items (Ye et al., NeurIPS 2024), no gold answers.
-
-    The first of three instruction prompts is x, the two others are its variants (K = 2). Read from
-    raw/llm_mcq_logits of a mirror; NotAvailableError if no mirror has it.
-    """
-    with np.load(_raw("llm_mcq_logits", "logits.npz")) as saved:
-        logits = np.concatenate([saved[name] for name in saved.files if name.endswith("_10k")], axis=2, dtype=float)
-        models = [str(model) for model in saved["models"]]
-    return {model: Predictions(probs=p[0], perturbed=p[1:].swapaxes(0, 1), meta={"task": "mcq", "model": model})
-            for model, p in zip(models, softmax(logits, axis=-1))}
-
-
-def recorded_chaosnli() -> dict[str, Predictions]:
-    """Outputs of fine-tuned NLI models on ChaosNLI (Nie et al., EMNLP 2020): 100 human votes per item as label_dist.
-
-    Here the "variants" are training seeds of one model: what flips between them is an error of one of them. Read from
-    raw/chaosnli of a mirror; NotAvailableError if no mirror has it.
-    """
-    rows = [row for split in ("train", "validation", "test") for row in _json_lines("chaosnli", split)]
-    found = {}
-    for model in ("roberta-base", "bert-base-uncased"):
-        names = sorted({name for row in rows for name in row["model_logits"] if name.startswith(model)})
-        complete = [row for row in rows if set(names) <= set(row["model_logits"])]
-        probs = softmax([[row["model_logits"][name] for name in names] for row in complete], axis=-1)
-        found[model] = Predictions(
-            probs=probs[:, 0], perturbed=probs[:, 1:], labels=[row["label"] for row in complete],
-            label_dist=np.array([row["label_count"] for row in complete]) / 100, ids=[row["id"] for row in complete],
-            meta={"task": "chaosnli", "model": model})
-    return found
-
-
-def _raw(name, file):
-    found = paths.in_mirror("raw", name, file)
-    if not found:
-        raise paths.not_available("data set", f"raw/{name}", "not on the hub: a mirror only")
-    return found
-
-
-def _json_lines(name, split):
-    return map(json.loads, _raw(name, f"{split}.jsonl").read_text(encoding="utf-8").splitlines())
-
-
 def download(profile: str) -> None:
     """Fetch every hub data set and model of a profile's experiments into data/hub; what is there stays as it is."""
     from huggingface_hub import snapshot_download
@@ -248,12 +263,8 @@ def download(profile: str) -> None:
     from .run import load_profile
 
     target = paths.root() / "data" / "hub"
-    sections = [section for section in load_profile(profile).values() if "experiments" in section]
-    experiments = [setting for section in sections for setting in section["experiments"].values()]
-    for name in dict.fromkeys(setting["task"]["name"] for setting in experiments):
-        if name not in HUB_TASKS:
-            continue
-        spec = HUB_TASKS[name]
+    settings = list(_settings(load_profile(profile)))
+    for spec in dict.fromkeys(spec for setting in settings for spec in _sources(setting["task"]["name"])):
         for split in ("train", *spec.held_out):
             file = target / "datasets" / spec.hub_id / spec.config / f"{split}.parquet"
             if not file.exists():
@@ -262,7 +273,7 @@ def download(profile: str) -> None:
                 _from_hub(spec, split).to_parquet(unfinished)
                 unfinished.replace(file)
             print(f"{spec.hub_id} {split}: {file.relative_to(paths.root())}")
-    for model in dict.fromkeys(setting["model"] for setting in experiments if setting["model"] != "tiny"):
+    for model in dict.fromkeys(setting["model"] for setting in settings if setting["model"] != "tiny"):
         folder = target / "models" / model
         try:
             snapshot_download(model, revision=HUB_REVISIONS.get(model, "main"), local_dir=folder,
@@ -270,6 +281,20 @@ def download(profile: str) -> None:
         except Exception as error:
             raise paths.not_available("model", model, type(error).__name__) from error
         print(f"{model}: {folder.relative_to(paths.root())}")
+
+
+def _settings(node):
+    """Every experiment of a profile, wherever it stands: the mappings that name a task and a model."""
+    if isinstance(node, Mapping):
+        if "task" in node and "model" in node:
+            yield node
+        else:
+            for value in node.values():
+                yield from _settings(value)
+
+
+def _sources(name):
+    return (SNLI, MULTI_NLI) if name == "chaosnli" else (HUB_TASKS[name],) if name in HUB_TASKS else ()
 
 
 if __name__ == "__main__":

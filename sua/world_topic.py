@@ -1,21 +1,21 @@
-"""Generated tasks whose true p*(y|x), synonym groups and readings are known exactly.
+"""The topic world: which of four topics is a sentence about?
 
-A world writes simple English from a small grammar, so that Bayes' rule gives p*(y|x) in closed form and its kernels
-keep p* exactly. Nothing here is estimated.
+A clear sentence names one or two things of its topic, in common or rare words, and half of the time a word of two
+senses beside them, which they settle. An ambiguous sentence names a single word with a sense in two topics, and
+p*(y|x) has mass on both. Opener, closer and the choice of synonym are drawn alike under every topic, so they cancel
+in Bayes' rule, and every kernel keeps p* exactly.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Mapping, Sequence
+from typing import Sequence
 
 import numpy as np
-from datasets import Dataset, DatasetDict
 
 from .perturb import Perturbation, synonyms
-from .tasks import SPLITS, Task
 
-TOPICS = ("music", "sport", "money", "nature")
+LABELS = ("music", "sport", "money", "nature")
 
 # one line per concept: words of the same meaning, from the common to the rare
 _CONCEPTS = {
@@ -64,100 +64,96 @@ _POLYSEMES = {
 }
 _SENSE = np.array([0.45, 0.30, 0.17, 0.08])  # P(word | first topic of the pair); reversed for the second
 
-_OPENERS = ("we talked about", "they asked about", "he remembered", "everyone mentioned", "this page is about",
+OPENERS = ("we talked about", "they asked about", "he remembered", "everyone mentioned", "this page is about",
             "it all began with", "people wondered about", "she described", "nobody forgot", "the story was about")
-_CLOSERS = ("", "again", "once more", "that day", "as usual", "in the end", "last week", "for a while")
+CLOSERS = ("", "again", "once more", "that day", "as usual", "in the end", "last week", "for a while")
+_DISTRACTORS = ("by the way {}", "as it happens {}", "if you ask me {}", "on the whole {}", "{} so to speak",
+                "{} or so it seemed", "{} as we all know", "{} and that was that")
+
+_GROUPS = {topic: [line.split() for line in lines.splitlines()] for topic, lines in _CONCEPTS.items()}
+_WORDS = np.array([_GROUPS[topic] for topic in LABELS])  # (topic, concept, rank)
+_PAIRS = [tuple(map(LABELS.index, pair)) for pair in _POLYSEMES]
+_SHARED = np.array([words.split() for words in _POLYSEMES.values()])  # (pair, rank)
+_OWN = {word: y for y, groups in enumerate(_WORDS) for word in groups.flat}
+_SENSES = {word: (pair, (_SENSE[rank], _SENSE[::-1][rank]) / (_SENSE[rank] + _SENSE[::-1][rank]))
+           for pair, words in zip(_PAIRS, _SHARED) for rank, word in enumerate(words)}  # p*(topic | lone word)
 
 
-def _groups():
-    return {topic: [line.split() for line in lines.splitlines()] for topic, lines in _CONCEPTS.items()}
+def draw(n: int, rng: np.random.Generator, ambiguity: float = 0.3, skew: float = 1.5) -> dict[str, object]:
+    """n sentences with their clarifications and weights, as `worlds.generate` takes them.
 
-
-def topic(sizes: Mapping[str, int], seed: int = 0, ambiguity: float = 0.3, skew: float = 1.5,
-          label_rule: str = "majority") -> Task:
-    """Which of four topics is a sentence about? Clear sentences name the topic's own things, in common or rare words;
-    ambiguous ones hold a single word with a sense in two topics, and p*(y|x) has mass on both.
-
-    sizes : rows per split. ambiguity : share of ambiguous sentences. skew : the r-th word of a concept is written
-    with probability proportional to r^-skew, so that rare synonyms are seldom seen in training.
-    label_rule : "majority" labels argmax p* (this is what teaches a model to collapse), "sampled" draws from p*.
-
-    Besides the common schema each row holds `label_dist` (4,) = p*(y|x) and `ambiguous`. Kernels: "synonyms" and
-    "wording", both keep p* exactly. Raises ValueError for a share outside [0, 1] or an unknown rule.
+    The r-th word of a concept is written with probability proportional to r^-skew. A clarification adds a plain thing
+    of the topic meant: of either sense where the word has two, else twice of the sentence's own topic.
     """
-    if not 0 <= ambiguity <= 1:
-        raise ValueError(f"ambiguity = {ambiguity}: give a share in [0, 1]")
-    if label_rule not in ("majority", "sampled"):
-        raise ValueError(f"label_rule = {label_rule!r}: give 'majority' or 'sampled'")
-    groups = _groups()
-    frequency = np.arange(1, 6) ** -float(skew)
-    frequency /= frequency.sum()
+    usage = np.cumsum(np.arange(1, _WORDS.shape[2] + 1) ** -float(skew))
+    rank = lambda *shape: np.searchsorted(usage / usage[-1], rng.random(shape))
+    y, is_ambiguous = rng.integers(len(LABELS), size=n), rng.random(n) < ambiguity
+    pair = np.array([[i for i, pair in enumerate(_PAIRS) if y in pair] for y in range(len(LABELS))])[
+        y, rng.integers(len(LABELS) - 1, size=n)]
+    from_first = np.array(_PAIRS)[pair, 0] == y
+    sense = np.searchsorted(np.cumsum(_SENSE), rng.random(n) * (1 - 1e-12))
+    lone = _SHARED[pair, np.where(from_first, sense, len(_SENSE) - 1 - sense)]
+    beside = _SHARED[pair, rng.integers(_SHARED.shape[1], size=n)]
+    concepts = rng.permuted(np.tile(np.arange(_WORDS.shape[1]), (n, 1)), axis=1)[:, :4]  # two to say, two to explain
+    named = _WORDS[y[:, None], concepts[:, :2], rank(n, 2)]
+    count, has_beside, place = rng.integers(1, 3, size=n), rng.random(n) < 0.5, rng.random(n)
+    opener, closer = rng.integers(len(OPENERS), size=n), rng.integers(len(CLOSERS), size=n)
+    borrowed = rng.permutation(np.flatnonzero(is_ambiguous)) if is_ambiguous.any() else np.zeros(1, dtype=int)
 
-    def content(rng, y):
-        if rng.random() < ambiguity:
-            other = rng.choice([t for t in range(len(TOPICS)) if t != y])
-            pair = tuple(TOPICS[t] for t in sorted((y, other)))
-            sense = _SENSE if TOPICS[y] == pair[0] else _SENSE[::-1]
-            return [rng.choice(_POLYSEMES[pair].split(), p=sense)]
-        concepts = rng.choice(len(groups[TOPICS[y]]), rng.integers(1, 3), replace=False)
-        words = [rng.choice(groups[TOPICS[y]][concept], p=frequency) for concept in concepts]
-        if rng.random() < 0.5:  # a word of two senses beside words that settle which
-            pair = [pair for pair in _POLYSEMES if TOPICS[y] in pair][rng.integers(len(TOPICS) - 1)]
-            words.insert(rng.integers(len(words) + 1), rng.choice(_POLYSEMES[pair].split()))
-        return words
-
-    def sentence(rng, y):
-        things = " and ".join(f"the {word}" for word in content(rng, y))
-        return f"{rng.choice(_OPENERS)} {things} {rng.choice(_CLOSERS)}".strip()
-
-    splits = DatasetDict()
-    for index, split in enumerate(SPLITS):
-        rng = np.random.default_rng([seed, index])
-        texts = [sentence(rng, y) for y in rng.integers(len(TOPICS), size=sizes[split])]
-        p_star = topic_posterior(texts)
-        majority = p_star.argmax(-1)
-        drawn = (rng.random((len(texts), 1)) > p_star.cumsum(-1)[:, :-1]).sum(-1)
-        splits[split] = Dataset.from_dict({
-            "id": [f"{split}-{i}" for i in range(len(texts))], "text": texts,
-            "label": majority if label_rule == "majority" else drawn,
-            "label_dist": p_star, "ambiguous": p_star.max(-1) < 1,
-        })
-    kernels = {"synonyms": synonyms([group for topic_groups in groups.values() for group in topic_groups]),
-               "wording": Perturbation.of_text("wording", _wording)}
-    source = {"origin": "generated", "world": "topic", "seed": seed, "ambiguity": ambiguity, "skew": skew,
-              "label_rule": label_rule}
-    return Task("topic", splits, TOPICS, kernels, source, topic_posterior)
+    inputs, clarified, weights = [], [], np.empty((n, 2))
+    for i in range(n):
+        words = [lone[i]] if is_ambiguous[i] else list(named[i, :count[i]])
+        if has_beside[i] and not is_ambiguous[i]:
+            words.insert(int(place[i] * (len(words) + 1)), beside[i])
+        meant = _SENSES[lone[i]][0] if is_ambiguous[i] else (y[i], y[i])
+        plain = [_WORDS[topic, concepts[i, 2 + z], 0] for z, topic in enumerate(meant)]
+        frame = OPENERS[opener[i]], CLOSERS[closer[i]]
+        inputs.append(_sentence(words, *frame))
+        clarified.append(tuple(_sentence([*words, word], *frame) for word in plain))
+        # a clear sentence gets an ambiguous one's weights, so that weights alone tell nothing
+        weights[i] = _SENSES[lone[i] if is_ambiguous[i] else lone[borrowed[i % len(borrowed)]]][1]
+    return {"inputs": inputs, "clarified": clarified, "weights": weights}
 
 
-def topic_posterior(texts: Sequence[str]) -> np.ndarray:
+def _sentence(words, opener, closer):
+    return f"{opener} {' and '.join(f'the {word}' for word in words)} {closer}".strip()
+
+
+def p_star(texts: Sequence[str]) -> np.ndarray:
     """(N, 4) exact p*(topic | text). A clear word settles the topic; a lone polyseme leaves its two senses.
 
-    The choice of synonym, opener and closer has the same probability under every topic and cancels in Bayes' rule.
-    ValueError for a text that the topic world does not write.
+    ValueError for a text that this world does not write.
     """
-    own = {word: y for y, name in enumerate(TOPICS) for group in _groups()[name] for word in group}
-    polysemes = {}
-    for pair, words in _POLYSEMES.items():
-        for rank, word in enumerate(words.split()):
-            weight = np.zeros(len(TOPICS))
-            weight[[TOPICS.index(name) for name in pair]] = _SENSE[rank], _SENSE[::-1][rank]
-            polysemes[word] = weight / weight.sum()
-    result = np.zeros((len(texts), len(TOPICS)))
+    result = np.zeros((len(texts), len(LABELS)))
     for row, text in enumerate(texts):
         words = re.findall(r"\w+", text)
-        settled = {own[word] for word in words if word in own}
-        shared = [polysemes[word] for word in words if word in polysemes]
+        settled = {_OWN[word] for word in words if word in _OWN}
+        shared = [_SENSES[word] for word in words if word in _SENSES]
         if len(settled) > 1 or not settled and len(shared) != 1:
             raise ValueError(f"the topic world does not write {text!r}: it needs words of one topic, or one polyseme")
-        result[row] = np.eye(len(TOPICS))[settled.pop()] if settled else shared[0]
+        if settled:
+            result[row, settled.pop()] = 1
+        else:
+            topics, share = shared[0]
+            result[row, list(topics)] = share
     return result
+
+
+def kernels() -> dict[str, Perturbation]:
+    """synonyms and wording (another opener and closer), rare (the two rarest words of each concept), distractors."""
+    groups = [group for groups in _GROUPS.values() for group in groups]
+    rarest = {word: group[-2:] for group in groups for word in group}
+    rare = lambda text, rng: re.sub(
+        r"\w+", lambda m: rarest[m[0]][rng.integers(2)] if m[0] in rarest else m[0], text)
+    return {"synonyms": synonyms(groups), "wording": Perturbation.of_text("wording", _wording),
+            "rare": Perturbation.of_text("rare", rare),
+            "distractors": Perturbation.of_text(
+                "distractors", lambda text, rng: _DISTRACTORS[rng.integers(len(_DISTRACTORS))].format(text))}
+
+
+_PARTS = re.compile(rf"(?:{'|'.join(OPENERS)}) (the \w+(?: and the \w+)*)(?= |$)")
 
 
 def _wording(text, rng):
     """Another opening and another close around the same things."""
-    things = re.search(r"the \w+(?: and the \w+)*(?= |$)", next(
-        text[len(opener):] for opener in sorted(_OPENERS, key=len, reverse=True) if text.startswith(opener))).group()
-    return f"{rng.choice(_OPENERS)} {things} {rng.choice(_CLOSERS)}".strip()
-
-
-WORLDS = {"topic": topic}
+    return f"{rng.choice(OPENERS)} {_PARTS.search(text)[1]} {rng.choice(CLOSERS)}".strip()

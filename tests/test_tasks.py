@@ -8,14 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
-from scipy.special import softmax
+from datasets import Dataset, DatasetDict
 
 import sua.tasks
 from sua import load_task, paths
 from sua.perturb import KERNELS, Perturbation
-from sua.tasks import (HUB_TASKS, SPLITS, HubTask, Task, checklist_groups, download, inputs, recorded_chaosnli,
-                       recorded_llms)
+from sua.tasks import HUB_TASKS, SPLITS, HubTask, Task, clarifications, download, inputs
 
 SIZES = {"train": 6, "validation": 3, "calibration": 4, "test": 5}
 PAIRS = HubTask("lab/pairs", "0" * 40, ("no", "yes"), text="premise", text_pair="hypothesis", config="plain")
@@ -91,8 +89,6 @@ def test_one_held_out_split_serves_calibration_and_test_without_overlap(mirror):
 
 
 def test_a_digest_sees_every_value():
-    from datasets import Dataset, DatasetDict
-
     make = lambda **split: Task("toy", DatasetDict({"test": Dataset.from_dict(split)}), ("a", "b"))
     digests = [make(text=text, label=label).digest for text, label in (
         (["x", "y"], [0, 1]), (["x", "y"], [1, 0]), (["y", "x"], [0, 1]), (["xy", ""], [0, 1]))]
@@ -162,7 +158,7 @@ def test_too_many_rows_asked_for(home, split, size, pool):
 
 
 def test_unknown_names_list_what_is_known(home):
-    with pytest.raises(ValueError, match="unknown task 'sst3'; known: topic, sst2.*HubTask"):
+    with pytest.raises(ValueError, match="unknown task 'sst3'; known: topic, .*sst2.*HubTask"):
         load_task("sst3")
     with pytest.raises(ValueError, match="unknown splits .'dev'.*known: train, validation, calibration, test"):
         load_task("topic", {"dev": 3})
@@ -177,7 +173,7 @@ def test_unknown_names_list_what_is_known(home):
 
 def test_perturbations_by_name_the_tasks_own_first():
     own = Perturbation.of_text("typos", lambda text, rng: text)
-    task = Task("toy", None, ("a",), {"typos": own})
+    task = Task("toy", DatasetDict(train=Dataset.from_dict({"text": ["x"]})), ("a",), {"typos": own})
     assert task.perturbation("typos") is task.perturbation(["typos"]) is own
     assert task.perturbation("framing") is KERNELS["framing"]
     assert task.perturbation(["framing", "surface"]).name == "framing+surface"
@@ -231,54 +227,47 @@ def test_what_a_stage_reads_of_the_mirror_is_listed(home, monkeypatch):
         f"datasets/lab/pairs/plain/{split}.parquet" for split in ("train", "validation", "test")]
 
 
-def test_checklist_groups_hold_every_invariance_variant(mirror):
-    lines = (mirror / "raw/checklist_sentiment/test.jsonl").read_text(encoding="utf-8").splitlines()
-    expected = {}
-    for group in map(json.loads, lines):
-        if group["kind"] == "INV":
-            original, *rest = group["texts"]
-            expected.setdefault(original, set()).update(rest)
-    groups = checklist_groups()
-    assert set(groups) == set(expected)
-    assert all(set(variants) == expected[original] for original, variants in groups.items())
-
-
-@pytest.mark.parametrize("name, read", [("checklist_sentiment", checklist_groups), ("llm_mcq_logits", recorded_llms),
-                                        ("chaosnli", recorded_chaosnli)])
-def test_raw_sets_are_only_in_a_mirror(home, name, read):
-    with pytest.raises(paths.NotAvailableError, match=f"raw/{name}[\\s\\S]*mirror only"):
-        read()
-
-
-def test_recorded_chaosnli_outputs_are_the_files(mirror):
-    rows = {}
+def test_multiple_choice_keeps_rows_with_as_many_options_and_finds_the_right_one(home):
+    spec = HubTask("lab/quiz", "0" * 40, ("A", "B", "C"), text="question", options="choices", label="answerKey")
+    folder = home / "mirror" / "datasets" / spec.hub_id / "default"
+    folder.mkdir(parents=True)
+    rows = {"question": [f"question {i}" for i in range(12)],
+            "choices": [{"text": [f"o{i}{j}" for j in range(2 if i == 5 else 3)],
+                         "label": ["1", "2", "3"][:2 if i == 5 else 3] if i % 2 else ["A", "B", "C"]} for i in range(12)],
+            "answerKey": ["2" if i % 2 else "C" for i in range(12)]}
     for split in ("train", "validation", "test"):
-        for line in (mirror / "raw/chaosnli" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            rows[row["id"]] = row
-    for name, p in recorded_chaosnli().items():
-        k = p.orbit.shape[1]
-        outputs = {i: [model for model in row["model_logits"] if model.startswith(name)] for i, row in rows.items()}
-        assert set(p.ids) == {i for i, models in outputs.items() if len(models) == k} and k >= 2
-        for i in range(0, len(p), 97):
-            row = rows[p.ids[i]]
-            orbit = [softmax(logits) for model, logits in sorted(row["model_logits"].items()) if model.startswith(name)]
-            np.testing.assert_allclose(p.orbit[i], orbit, atol=1e-12)
-            votes = np.array(row["label_count"])
-            np.testing.assert_allclose(p.label_dist[i], votes / votes.sum(), atol=1e-12)
-            assert p.labels[i] == row["label"]
+        pq.write_table(pa.table(rows), folder / f"{split}.parquet")
+    task = load_task(spec, {"train": 8, "validation": 3, "calibration": 11, "test": 11})
+    assert task.is_multiple_choice and task.n_classes == 3
+    for (question, *options), label in zip(inputs(task["test"]), task["test"]["label"]):
+        i = int(question.split()[1])
+        assert i != 5 and options == [f"o{i}{j}" for j in range(3)] and label == (1 if i % 2 else 2)
+    kernel = task.perturbation(["typos", "framing"])
+    x = inputs(task["test"])[0]
+    drawn = kernel.sample(x, 20, np.random.default_rng(0))
+    assert all(variant[1:] == x[1:] for variant in drawn) and any(variant[0] != x[0] for variant in drawn)
 
 
-def test_recorded_llm_outputs_are_the_file(mirror):
-    llms = recorded_llms()
-    assert len(llms) == 16
-    with np.load(mirror / "raw/llm_mcq_logits/logits.npz") as saved:
-        sets = [saved[name].astype(float) for name in saved.files if name.endswith("_10k")]
-        order = [str(model) for model in saved["models"]]
-    for model, p in llms.items():
-        # (model, prompt, item, option): the first prompt is x, the others its variants
-        expected = np.concatenate([softmax(logits[order.index(model)], axis=-1) for logits in sets], axis=1)
-        np.testing.assert_allclose(p.orbit, expected.swapaxes(0, 1), atol=1e-12)
+def test_human_nli_trains_on_both_sets_and_tests_on_votes(mirror):
+    sizes = {"train": 31, "validation": 10, "calibration": 40, "test": 60}
+    task = load_task("chaosnli", sizes)
+    assert {split: len(task[split]) for split in SPLITS} == sizes
+    premises = {name: set(pq.read_table(mirror / "datasets" / name / "train.parquet")["premise"].to_pylist())
+                for name in ("stanfordnlp/snli/plain_text", "nyu-mll/multi_nli/default")}
+    found = [[text in texts for text in task["train"]["text"]] for texts in premises.values()]
+    assert np.sum(found, axis=1).tolist() == [16, 15]
+    votes = np.array(task["test"]["label_dist"])
+    assert np.allclose(votes.sum(1), 1) and (votes.argmax(1) == task["test"]["label"]).mean() > 0.98  # ties aside
+    assert not set(task["calibration"]["id"]) & set(task["test"]["id"])
+    with pytest.raises(ValueError, match="ask for 4000 rows, there are 3113"):
+        load_task("chaosnli", {**sizes, "test": 3960})
+
+
+def test_clarifications_have_the_form_of_the_inputs():
+    texts = Dataset.from_dict({"clarified": [["a", "b"], ["c", "d"]]})
+    assert clarifications(texts) == [["a", "b"], ["c", "d"]]
+    pairs = texts.add_column("clarified_pair", [["A", "B"], ["C", "D"]])
+    assert clarifications(pairs) == [[("a", "A"), ("b", "B")], [("c", "C"), ("d", "D")]]
 
 
 def test_download_fills_the_mirror_layout_and_says_what_is_missing(tmp_path, monkeypatch):
