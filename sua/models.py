@@ -1,6 +1,7 @@
 """Models: anything with `predict_proba(inputs) -> (N, C)` probabilities, and two ways to get one.
 
-`EncoderClassifier` wraps a Hugging Face sequence classifier with batched, deduplicated, length-sorted inference;
+`EncoderClassifier` wraps a Hugging Face sequence classifier with batched, deduplicated, length-sorted inference,
+`EncoderChoice` one that scores the options of a question;
 `CallableModel` wraps a function, for instance a client of an API. `load_model` finds weights in a mirror or the hub.
 """
 
@@ -42,7 +43,8 @@ class CallableModel:
         self.function, self.batch_size, self.name = function, batch_size, name
 
     def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
-        return _unique_rows(inputs, self._rows)
+        unique, where = _distinct(inputs)
+        return self._rows(unique)[where]
 
     def _rows(self, unique):
         batches = [unique[i:i + self.batch_size] for i in range(0, len(unique), self.batch_size)]
@@ -62,7 +64,11 @@ class EncoderClassifier:
     Equal inputs are computed once; batches are sorted by length, so that little is padding; a batch that does not
     fit into memory is halved. Results do not depend on batch size, order or padding beyond float rounding.
     With `cache`, a folder for this model's weights alone, outputs are kept and not computed twice.
+
+    batch_size : inputs per forward pass. max_length : tokens at which a row is cut.
     """
+
+    rows_per_input = 1  # rows of the network's batch that one input takes
 
     def __init__(self, model, tokenizer, batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
                  cache: Path | None = None):
@@ -70,46 +76,98 @@ class EncoderClassifier:
         self.batch_size, self.max_length, self.cache = batch_size, max_length, cache
         self.name = name or type(model).__name__
 
+    def encode(self, inputs: Sequence[Input]) -> dict[str, list[list[int]]]:
+        """Unpadded token lists by name ("input_ids", ...), `rows_per_input` of them for each input, in order."""
+        return encode(self.tokenizer, inputs, self.max_length)
+
+    def class_logits(self, logits):
+        """(n, C) tensor of the classes' logits, from the network's (n * rows_per_input, W)."""
+        return logits
+
     def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
         """(N, C) float64 probabilities. ValueError for an empty input, naming its position."""
-        return _unique_rows(inputs, self._cached_rows if self.cache else self._rows)
+        return self._collect("probs", inputs, lambda batch: {"probs": self._probs(self.model(**batch))})["probs"]
 
-    def _cached_rows(self, unique):
-        digest = hashlib.sha256(repr((self.max_length, unique)).encode()).hexdigest()[:24]
-        file = self.cache / f"{digest}.npy"
-        if not file.exists():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            unfinished = self.cache / f".{digest}.{os.getpid()}.npy"
-            np.save(unfinished, self._rows(unique))
-            os.replace(unfinished, file)
-        return np.load(file)
+    def outputs(self, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
+        """What one pass gives: "probs" (N, C), "logits" (N, C), and "features" (N, D), the last hidden state at the
+        first token, which the head reads."""
 
-    def _rows(self, unique):
+        def read(batch):
+            out = self.model(**batch, output_hidden_states=True)
+            logits, first = self.class_logits(out.logits.float()), out.hidden_states[-1][:, 0].float()
+            return {"probs": self._probs(out), "logits": logits, "features": self._features(first, logits)}
+
+        return self._collect("outputs", inputs, read)
+
+    def dropout_proba(self, inputs: Sequence[Input], passes: int, seed: int = 0) -> np.ndarray:
+        """(N, T, C) probabilities of T = `passes` stochastic passes with dropout on (Gal and Ghahramani, ICML 2016).
+
+        Equal inputs get equal draws. The draws follow from the seed, the batch size and the set of inputs, whatever
+        its order; torch's own generator is left as it was. ValueError for passes < 1.
+        """
+        import torch
+
+        if passes < 1:
+            raise ValueError(f"passes = {passes}: dropout needs at least one stochastic pass")
+        read = lambda batch: {"probs": torch.stack([self._probs(self.model(**batch)) for _ in range(passes)], 1)}
+        return self._collect(f"dropout {passes} {seed}", inputs, read, seed)["probs"]
+
+    def _probs(self, out):
+        return self.class_logits(out.logits.float()).softmax(-1).double()
+
+    def _features(self, first, logits):
+        return first
+
+    def _collect(self, what, inputs, read, dropout_seed=None):
+        """{name: (N, ...) array} of what `read` gets from each batch, computed once or found in the cache as `what`."""
+        unique, where = _distinct(inputs)
+        if not self.cache:
+            rows = self._rows(unique, read, dropout_seed)
+        else:
+            digest = hashlib.sha256(repr((what, self.max_length, unique)).encode()).hexdigest()[:24]
+            file = self.cache / f"{digest}.npz"
+            if not file.exists():
+                self.cache.mkdir(parents=True, exist_ok=True)
+                unfinished = self.cache / f".{digest}.{os.getpid()}.npz"
+                np.savez(unfinished, **self._rows(unique, read, dropout_seed))
+                os.replace(unfinished, file)
+            with np.load(file) as saved:
+                rows = dict(saved)
+        return {name: values[where] for name, values in rows.items()}
+
+    def _rows(self, unique, read, dropout_seed):
         import torch
         from accelerate.utils.memory import should_reduce_batch_size
 
-        encoded = encode(self.tokenizer, unique, self.max_length)
-        lengths = [len(ids) for ids in encoded["input_ids"]]
-        order = np.argsort(lengths, kind="stable")[::-1]  # longest first: running out of memory shows at once
+        encoded, r = self.encode(unique), self.rows_per_input
+        lengths = np.reshape([len(ids) for ids in encoded["input_ids"]], (-1, r)).max(1)
+        # longest first: running out of memory shows at once; then by text, so that batches follow from the set alone
+        order = sorted(range(len(unique)), key=lambda i: (lengths[i], unique[i]), reverse=True)
         device = next(self.model.parameters()).device
         was_training = self.model.training
-        self.model.eval()
 
         def forward(batch_size):
-            rows = [None] * len(unique)
-            with torch.inference_mode(), progress(total=len(unique), desc=f"predict {self.name}") as bar:
+            found = {}
+            with (torch.inference_mode(), torch.random.fork_rng(enabled=dropout_seed is not None),
+                  progress(total=len(unique), desc=f"predict {self.name}") as bar):
+                if dropout_seed is not None:
+                    torch.manual_seed(dropout_seed)
                 for start in range(0, len(order), batch_size):
                     chosen = order[start:start + batch_size]
-                    batch = {name: [values[i] for i in chosen] for name, values in encoded.items()}
-                    batch = self.tokenizer.pad(batch, return_tensors="pt").to(device)
-                    logits = self.model(**batch).logits.float()
-                    for i, row in zip(chosen, logits.softmax(-1).double().cpu().numpy()):
-                        rows[i] = row
+                    batch = {name: [values[i * r + j] for i in chosen for j in range(r)]
+                             for name, values in encoded.items()}
+                    for name, values in read(self.tokenizer.pad(batch, return_tensors="pt").to(device)).items():
+                        found.setdefault(name, []).append(values.cpu().numpy())
                     bar.update(len(chosen))
-            return np.stack(rows)
+            back = np.argsort(order)
+            return {name: np.concatenate(parts)[back] for name, parts in found.items()}
 
         size = self.batch_size
         try:
+            self.model.train(dropout_seed is not None)
+            for module in self.model.modules():
+                if hasattr(module, "running_mean"):  # normalisation over the batch is no dropout
+                    module.eval()
             while True:
                 try:
                     return forward(size)
@@ -122,25 +180,63 @@ class EncoderClassifier:
 
     def save(self, folder) -> Path:
         """Weights as safetensors, config and tokenizer, in `folder`; `load_model(folder)` reads them."""
-        self.model.save_pretrained(folder)
+        import transformers
+
+        with quiet(transformers):
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return Path(folder)
 
 
-def load_model(source, n_classes: int | None = None, seed: int = 0, **options) -> EncoderClassifier:
+class EncoderChoice(EncoderClassifier):
+    """Multiple choice with C = `choices` options: the network scores each (question, option) pair, and the softmax
+    runs over the options. An input is a tuple (question, option_1, ..., option_C).
+
+    model : a sequence classifier with one output. `features` are those of the chosen option's row.
+    ValueError for another model or number of options.
+    """
+
+    def __init__(self, model, tokenizer, choices: int, **options):
+        super().__init__(model, tokenizer, **options)
+        if model.config.num_labels != 1:
+            raise ValueError(f"the model has num_labels = {model.config.num_labels}: multiple choice scores one pair "
+                             "at a time, so load it with load_model(..., choice=True)")
+        if choices < 2:
+            raise ValueError(f"choices = {choices}: a multiple-choice question needs at least two options")
+        self.rows_per_input = model.config.sua_choices = choices  # in the config, so that load_model finds it
+
+    def encode(self, inputs: Sequence[Input]) -> dict[str, list[list[int]]]:
+        for i, example in enumerate(inputs):
+            if isinstance(example, str) or len(example) != 1 + self.rows_per_input:
+                raise ValueError(f"inputs[{i}] = {example!r} is not a question with {self.rows_per_input} options: "
+                                 f"give a tuple (question, option_1, ..., option_{self.rows_per_input})")
+        pairs = [(question, option) for question, *options in inputs for option in options]
+        return encode(self.tokenizer, pairs, self.max_length)
+
+    def class_logits(self, logits):
+        return logits.reshape(-1, self.rows_per_input)
+
+    def _features(self, first, logits):
+        return first.unflatten(0, logits.shape)[range(len(logits)), logits.argmax(-1)]
+
+
+def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False,
+               train_layers: int | None = None, **options) -> EncoderClassifier:
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
-    revision (safetensors only, no remote code). n_classes : width of a new head. options : of EncoderClassifier.
-    Runs on the GPU where there is one.
-    Raises NotAvailableError if no place has the model.
+    revision (safetensors only, no remote code). n_classes : width of a new head. choice : an EncoderChoice with
+    n_classes options instead; a saved one is recognised. train_layers : leave only the last so many transformer
+    layers, pooler and head trainable. options : of EncoderClassifier. Runs on the GPU where there is one.
+    Raises NotAvailableError if no place has the model; ValueError if it has fewer layers.
     """
     import torch
     import transformers
 
     folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
     where = {} if folder else {"revision": HUB_REVISIONS.get(str(source), "main")}
-    head = {} if n_classes is None else {"num_labels": n_classes}
+    width = 1 if choice else n_classes
+    head = {} if width is None else {"num_labels": width}
     torch.manual_seed(seed)  # the new head
     try:
         with quiet(transformers):
@@ -151,15 +247,43 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, **options) -
         if folder:
             raise
         raise paths.not_available("model", str(source), type(error).__name__) from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EncoderClassifier(model.to(device), tokenizer, **{"name": str(source), **options})
+    if train_layers is not None:
+        _freeze(model, train_layers)
+    choices = choice and n_classes or getattr(model.config, "sua_choices", None)
+    if choice and not choices:
+        raise ValueError(f"{source} was not saved as a multiple-choice model: give n_classes, the number of options")
+    return _wrap(model, tokenizer, choices, **{"name": str(source), **options})
+
+
+def _wrap(model, tokenizer, choices, **options):
+    import torch
+
+    options |= {"choices": choices} if choices else {}
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return (EncoderChoice if choices else EncoderClassifier)(model, tokenizer, **options)
+
+
+def _freeze(model, train_layers):
+    """No gradients in the encoder but for its last `train_layers` layers and its pooler; the head keeps its own."""
+    import torch
+
+    lists = [module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList)]
+    layers = max(lists, key=len, default=[])
+    if not 0 <= train_layers <= len(layers):
+        raise ValueError(f"train_layers = {train_layers}: {type(model).__name__} has {len(layers)} transformer layers; "
+                         "give a number from 0 (the head alone) to that")
+    model.base_model.requires_grad_(False)
+    for part in (*layers[len(layers) - train_layers:], getattr(model.base_model, "pooler", None)):
+        if part is not None:
+            part.requires_grad_(True)
 
 
 def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: int = 64, layers: int = 2,
-                 dropout: float = 0.1) -> EncoderClassifier:
+                 dropout: float = 0.1, choice: bool = False) -> EncoderClassifier:
     """An untrained two-layer BERT with a word-level vocabulary of `texts`: trains in seconds on one core.
 
-    Words not in `texts` become [UNK]. Everything follows from the arguments; nothing is downloaded.
+    Words not in `texts` become [UNK]. choice : an EncoderChoice with n_classes options.
+    Everything follows from the arguments; nothing is downloaded.
     """
     import torch
     import transformers
@@ -175,19 +299,20 @@ def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: 
         tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
     config = transformers.BertConfig(
         vocab_size=len(vocabulary), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4,
-        intermediate_size=2 * hidden, max_position_embeddings=MAX_LENGTH, num_labels=n_classes,
+        intermediate_size=2 * hidden, max_position_embeddings=MAX_LENGTH, num_labels=1 if choice else n_classes,
         hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     torch.manual_seed(seed)
     model = transformers.BertForSequenceClassification(config)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return EncoderClassifier(model.to(device), tokenizer, name="tiny-bert")
+    return _wrap(model, tokenizer, n_classes if choice else None, name="tiny-bert")
 
 
 def encode(tokenizer, inputs: Sequence[Input], max_length: int) -> dict:
-    """Unpadded token ids of texts or pairs."""
-    texts = [x if isinstance(x, str) else x[0] for x in inputs]
-    pairs = None if isinstance(inputs[0], str) else [x[1] for x in inputs]
-    return dict(tokenizer(texts, pairs, truncation=True, max_length=max_length))
+    """Unpadded token ids of texts or pairs. ValueError where their number of texts differs or exceeds two."""
+    rows = [(x,) if isinstance(x, str) else x for x in inputs]
+    if (sizes := {len(row) for row in rows}) not in ({1}, {2}):
+        raise ValueError(f"inputs of {', '.join(map(str, sorted(sizes)))} texts: a classifier reads texts or pairs, "
+                         "not both; a question with its options needs a multiple-choice model (EncoderChoice)")
+    return dict(tokenizer(*map(list, zip(*rows)), truncation=True, max_length=max_length))
 
 
 def progress(iterable=None, desc=None, total=None):
@@ -197,7 +322,8 @@ def progress(iterable=None, desc=None, total=None):
                 mininterval=0.5 if file.isatty() or not paths.stage_folder() else 30)
 
 
-def _unique_rows(inputs, compute):
+def _distinct(inputs):
+    """The distinct inputs in order of appearance, and the (N,) place of each input among them."""
     inputs = list(inputs)
     if not inputs:
         raise ValueError("inputs is empty: give at least one text")
@@ -206,8 +332,7 @@ def _unique_rows(inputs, compute):
         if not all(isinstance(part, str) and part.strip() for part in parts):
             raise ValueError(f"inputs[{i}] = {example!r} is empty or not text: remove the row, or give its text")
     index = {example: i for i, example in enumerate(dict.fromkeys(inputs))}
-    rows = compute(list(index))
-    return rows[[index[example] for example in inputs]]
+    return list(index), np.array([index[example] for example in inputs])
 
 
 class quiet:

@@ -10,11 +10,15 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
 SUM_TOLERANCE = 1e-4  # half-precision softmax outputs miss 1 by about this much
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2 added logits, features, dropout and members
+# axes of the optional fields, by the letters of Predictions' docstring
+DISTRIBUTIONS = {"perturbed": "NKC", "label_dist": "NC", "clarified": "NZC", "dropout": "NTC", "members": "NEC"}
+REALS = {**DISTRIBUTIONS, "weights": "NZ", "logits": "NC", "features": "ND"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,10 @@ class Predictions:
     clarified : (N, Z, C) probabilities of x with each of its Z interpretations spelled out, or None.
     weights : (N, Z) weights of these interpretations; rows sum to 1. Needs `clarified`.
     samples : (N, M) answers (class indices) sampled from the model at the same x, or None.
+    logits : (N, C) finite scores whose softmax is p(y|x), up to a temperature, or None.
+    features : (N, D) finite representation of x that the model's head reads, or None.
+    dropout : (N, T, C) probabilities of T stochastic passes over x with dropout on, or None.
+    members : (N, E, C) probabilities p(y|x) of E independently trained models beside this one, or None.
     n_classes : (N,) number of options of each row where it varies; options beyond it have probability 0.
     ids : N strings; default "0", "1", ...
     meta : JSON-serialisable facts (task, model, training, split, perturbation, seed, versions).
@@ -48,6 +56,10 @@ class Predictions:
     clarified: np.ndarray | None = None
     weights: np.ndarray | None = None
     samples: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    features: np.ndarray | None = None
+    dropout: np.ndarray | None = None
+    members: np.ndarray | None = None
     n_classes: np.ndarray | None = None
     ids: np.ndarray | None = None
     meta: dict = field(default_factory=dict)
@@ -57,13 +69,12 @@ class Predictions:
         probs = distributions("probs", self.probs, ndim=2)
         n, c = probs.shape
         put("probs", probs)
-        for name, ndim in (("perturbed", 3), ("label_dist", 2), ("clarified", 3), ("weights", 2)):
-            value = getattr(self, name)
-            if value is None:
+        for name, shape in REALS.items():
+            if (value := getattr(self, name)) is None:
                 continue
-            value = distributions(name, value, ndim=ndim)
+            value = (reals if name in ("logits", "features") else distributions)(name, value, ndim=len(shape))
             expect(len(value) == n, f"{name} has {len(value)} rows, probs has {n}: give one entry per input")
-            expect(name == "weights" or value.shape[-1] == c,
+            expect(shape[-1] != "C" or value.shape[-1] == c,
                    f"{name} has {value.shape[-1]} classes, probs has {c}: use the same label order in both")
             put(name, value)
         if self.weights is not None:
@@ -75,7 +86,7 @@ class Predictions:
                 low, high = (1, c) if name == "n_classes" else (0, c - 1)
                 put(name, _integers(name, value, n, shape, low, high))
         if self.n_classes is not None:
-            for name in ("probs", "perturbed", "label_dist", "clarified"):
+            for name in ("probs", *DISTRIBUTIONS):
                 if (value := getattr(self, name)) is not None:
                     absent = np.arange(c) >= self.n_classes.reshape(n, *[1] * (value.ndim - 1))
                     self._expect_present(name, absent & (value > 0), "absent options must have probability 0")
@@ -140,6 +151,19 @@ class Predictions:
         drawn = (uniform > self.probs.cumsum(-1)[:, None, :-1]).sum(-1)
         return replace(self, samples=drawn)
 
+    def with_members(self, others: Sequence["Predictions"]) -> "Predictions":
+        """The same with `members`: the probabilities of other models on the same inputs, matched by position.
+
+        ValueError if there is none, or if ids or classes differ from these.
+        """
+        expect(len(others) > 0, "others is empty: an ensemble needs at least one further model")
+        for i, other in enumerate(others):
+            expect(np.array_equal(other.ids, self.ids), lambda: f"others[{i}] has other ids: predict the same rows in "
+                   "the same order, or take them with subset")
+            expect(other.probs.shape == self.probs.shape, f"others[{i}] has {other.probs.shape[1]} classes, these have "
+                   f"{self.probs.shape[1]}: use the same label order in both")
+        return replace(self, members=np.stack([other.probs for other in others], axis=1))
+
     def save(self, path) -> Path:
         """Write one parquet file, the JSON header (shapes, meta) in its schema; atomic, so never half a file."""
         import pyarrow as pa
@@ -180,8 +204,8 @@ def expect(condition, message):
         raise ValueError(message() if callable(message) else message)
 
 
-def distributions(name, values, ndim):
-    """`values` as float64 distributions over the last axis, or a ValueError that names the first bad row."""
+def reals(name, values, ndim):
+    """`values` as finite float64 numbers, or a ValueError that names the first bad one."""
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -191,15 +215,24 @@ def distributions(name, values, ndim):
     expect(0 not in array.shape, f"{name} has shape {array.shape}: "
            + ("K = 0 variants per input; draw at least one" if name == "perturbed" and array.shape[1] == 0 else
                "it is empty"))
-    for is_bad, problem in ((~np.isfinite(array), "is not a finite number; look for overflow in the model's logits"),
-                            (array < 0, "is negative; give probabilities, not logits or log-probabilities")):
-        expect(not is_bad.any(), lambda: f"{name}{_index(is_bad)} = {array[tuple(np.argwhere(is_bad)[0])]} {problem}")
+    _expect_all(name, array, np.isfinite(array), "is not a finite number; look for overflow in the model's logits")
+    return array
+
+
+def distributions(name, values, ndim):
+    """`values` as float64 distributions over the last axis, or a ValueError that names the first bad row."""
+    array = reals(name, values, ndim)
+    _expect_all(name, array, array >= 0, "is negative; give probabilities, not logits or log-probabilities")
     total = array.sum(-1, keepdims=True)
     off = np.abs(total[..., 0] - 1) > SUM_TOLERANCE
     expect(not off.any(), lambda: f"{name}{_index(off)} sums to {total[..., 0][off][0]:.6g}, not to 1 within "
            f"{SUM_TOLERANCE:g}; apply softmax to logits, or renormalise")
     # exact sums are left alone, so that what was saved loads bit for bit
     return np.where(np.abs(total - 1) < 1e-12, array, array / total)
+
+
+def _expect_all(name, array, good, problem):
+    expect(good.all(), lambda: f"{name}{_index(~good)} = {array[~good][0]} {problem}")
 
 
 def _index(is_bad):
@@ -220,37 +253,56 @@ def _integers(name, values, n, shape, low, high):
     return array.astype(np.int64)
 
 
-def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples: int = 0, seed: int = 0,
-            meta: dict | None = None) -> Predictions:
-    """Run a model on every input and on K variants of each, in one batched pass.
+def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples: int = 0, internals: bool = False,
+            dropout: int = 0, seed: int = 0, meta: dict | None = None) -> Predictions:
+    """Run a model on every input, on K variants of each and on its clarifications, in one batched pass.
 
     Parameters
     ----------
     model : anything with predict_proba(inputs) -> (N, C).
-    data : a split of a Task (its ids, labels and label_dist are taken over), or a list of texts or (text, text) pairs.
+    data : a split of a Task, or a list of texts or tuples of texts. From a split come ids, labels and label_dist, and,
+        where it has them, clarifications with their weights: `clarified` is the model's answer to each.
     perturbation : a sua.perturb.Perturbation; None leaves `perturbed` out.
     k : number of variants per input, drawn with `seed`.
     labels : (N,) class indices; for a plain list, or in the place of the split's own.
     samples : how many answers per input to draw from p(.|x), for self-consistency.
-    """
-    from .perturb import variants
-    from .tasks import inputs as split_inputs
+    internals : also keep the logits and features of x, of a model that has outputs(inputs) (an EncoderClassifier).
+    dropout : T stochastic passes over x with dropout on, by the model's dropout_proba(inputs, T, seed).
+    seed : of variants, samples and dropout.
+    meta : further facts to keep.
 
-    given, inputs = {}, data
-    if hasattr(data, "column_names"):
-        inputs = split_inputs(data)
-        given = {ours: np.array(data[theirs]) for ours, theirs in
-                 (("labels", "label"), ("label_dist", "label_dist"), ("ids", "id")) if theirs in data.column_names}
+    Raises ValueError for dropout with a model that has none, or a number Z of clarifications that varies.
+    """
+    from . import tasks
+    from .perturb import variants
+
+    expect(dropout == 0 or hasattr(model, "dropout_proba"), lambda: f"dropout = {dropout}, but "
+           f"{type(model).__name__} has no dropout_proba(inputs, passes, seed): set dropout=0 or give an encoder")
+    given, inputs, readings = {}, data, None
+    if columns := getattr(data, "column_names", None):
+        inputs = tasks.inputs(data)
+        readings = tasks.clarifications(data) if "clarified" in columns else None
+        given = {ours: list(data[theirs]) for ours, theirs in
+                 (("labels", "label"), ("label_dist", "label_dist"), ("weights", "weights"), ("ids", "id"))
+                 if theirs in columns}
     if labels is not None:
         given["labels"] = labels
     inputs = [tuple(x) if isinstance(x, list) else x for x in inputs]
-    drawn = variants(inputs, perturbation, k, seed) if perturbation else [[]] * len(inputs)
-    orbits = [x for original, row in zip(inputs, drawn) for x in (original, *row)]
-    probs = np.asarray(model.predict_proba(orbits))
-    if perturbation:
-        probs = probs.reshape(len(inputs), k + 1, -1)
-        probs, given["perturbed"] = probs[:, 0], probs[:, 1:]
+    drawn = variants(inputs, perturbation, k, seed) if perturbation else [()] * len(inputs)
+    readings = readings or [()] * len(inputs)
+    for i, row in enumerate(readings):
+        expect(len(row) == len(readings[0]), lambda: f"row {i} has {len(row)} clarifications, row 0 has "
+               f"{len(readings[0])}: give every row the same number, repeating one with weight 0")
+    orbits = [(x, *row, *spelled) for x, row, spelled in zip(inputs, drawn, readings)]
+    run = model.outputs if internals and hasattr(model, "outputs") else lambda x: {"probs": model.predict_proba(x)}
+    found = {name: np.reshape(rows, (len(inputs), len(orbits[0]), -1))
+             for name, rows in run([x for orbit in orbits for x in orbit]).items()}
+    given |= {name: rows[:, 0] for name, rows in found.items()}
+    after = 1 + len(drawn[0])
+    given |= {"perturbed": found["probs"][:, 1:after]} if perturbation else {}
+    given |= {"clarified": found["probs"][:, after:]} if readings[0] else {}
+    given |= {"dropout": model.dropout_proba(inputs, dropout, seed)} if dropout else {}
     facts = {"model": getattr(model, "name", type(model).__name__), "seed": seed,
              **({"perturbation": perturbation.name, "k": k} if perturbation else {}), **(meta or {})}
-    result = Predictions(probs=probs, meta=facts, **given)
+    result = Predictions(meta=facts, **given)
     return result.sample(samples, seed) if samples else result

@@ -11,9 +11,11 @@ import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
+from scipy.stats import binomtest, chisquare
 
 from sua import CallableModel, EncoderClassifier, load_model, load_task, metrics, predict, score
-from sua.models import Model, encode, tiny_encoder
+from sua.models import EncoderChoice, Model, encode, tiny_encoder
 from sua.paths import NotAvailableError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -50,8 +52,8 @@ def test_padding_batch_size_and_order_do_not_move_a_real_encoder(mirror, texts, 
     alone = with_batch_size(encoder, 1).predict_proba(texts)  # no padding at all
     order = data.draw(st.permutations(range(len(texts))))
     for size in (1, 3, 64):
-        batched = with_batch_size(encoder, size).predict_proba([texts[i] for i in order])
-        np.testing.assert_allclose(batched, alone[order], rtol=0, atol=1e-5)
+        batched = with_batch_size(encoder, size).outputs([texts[i] for i in order])
+        np.testing.assert_allclose(batched["probs"], alone[order], rtol=0, atol=1e-5)
 
 
 def test_pairs_and_lengths_of_a_real_encoder(mirror):
@@ -100,6 +102,188 @@ def test_dropout_is_off_and_the_mode_is_given_back(tiny, training):
     tiny.model.eval()
 
 
+QUESTIONS = [("what is on the sea", "a film", "people", "it"),
+             ("who live beside it", "the people", "the sea", "a film"),
+             ("what is winding", "it", "a long film about the people who live beside the sea", "people"),
+             ("what is on the sea", "people", "a film", "it")]
+
+
+def steep(encoder):
+    """Weights large enough that inputs differ by far more than rounding."""
+    with torch.no_grad():
+        for weight in encoder.model.parameters():
+            weight *= 10 if weight.ndim > 1 else 1
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return steep(tiny_encoder(TEXTS, 3))
+
+
+@pytest.fixture(scope="module")
+def chooser():
+    return steep(tiny_encoder([*QUESTIONS, *TEXTS], 3, choice=True))
+
+
+def test_outputs_come_from_one_pass_and_equal_the_models_own(classifier, monkeypatch):
+    inputs = [*TEXTS, TEXTS[2]]
+    with torch.inference_mode():
+        batch = classifier.tokenizer(inputs, padding=True, return_tensors="pt")
+        hidden = classifier.model.bert(**batch).last_hidden_state[:, 0]
+        logits = classifier.model.classifier(classifier.model.bert(**batch).pooler_output)
+    probs, rows, forward = classifier.predict_proba(inputs), [], classifier.model.forward
+    monkeypatch.setattr(classifier.model, "forward", lambda **x: rows.append(len(x["input_ids"])) or forward(**x))
+    out = classifier.outputs(inputs)
+    assert rows == [len(TEXTS)] and np.ptp(probs, axis=0).max() > 0.1
+    np.testing.assert_allclose(out["probs"], probs, atol=1e-6)
+    np.testing.assert_allclose(out["features"], hidden, atol=1e-5)
+    np.testing.assert_allclose(out["logits"], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("fixture, inputs", [("classifier", TEXTS), ("chooser", QUESTIONS)])
+def test_outputs_do_not_depend_on_batch_size_and_order(fixture, inputs, request):
+    encoder, order = request.getfixturevalue(fixture), np.random.default_rng(1).permutation(len(inputs))
+    alone = [encoder.outputs([x]) for x in inputs]
+    for size in (1, 2, 64):
+        encoder.batch_size = size
+        together = encoder.outputs([inputs[i] for i in order])
+        for name, rows in together.items():
+            np.testing.assert_allclose(rows, [alone[i][name][0] for i in order], atol=1e-5, err_msg=name)
+        stochastic = encoder.dropout_proba(inputs, 3, seed=1)
+        moved = encoder.dropout_proba([inputs[i] for i in order], 3, seed=1)
+        np.testing.assert_allclose(moved, stochastic[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("fixture, inputs", [("classifier", TEXTS), ("chooser", QUESTIONS)])
+def test_dropout_passes_differ_follow_their_seed_and_leave_no_trace(fixture, inputs, request):
+    encoder = request.getfixturevalue(fixture)
+    state, inputs = torch.get_rng_state(), [*inputs, inputs[0]]
+    first, again, other = (encoder.dropout_proba(inputs, 4, seed) for seed in (0, 0, 1))
+    assert first.shape == (len(inputs), 4, 3) and np.abs(first - other).max() > 0.01
+    np.testing.assert_allclose(again, first, atol=1e-5)
+    assert np.ptp(first, axis=1).max(1).min() > 1e-3 and (first[0] == first[-1]).all()
+    np.testing.assert_allclose(first.sum(-1), 1, atol=1e-6)
+    assert torch.equal(torch.get_rng_state(), state) and not any(m.training for m in encoder.model.modules())
+    with pytest.raises(ValueError, match="passes = 0.*at least one"):
+        encoder.dropout_proba(inputs, 0)
+
+
+def test_without_dropout_every_pass_is_the_plain_one():
+    encoder = steep(tiny_encoder(TEXTS, 3, dropout=0))
+    plain = encoder.predict_proba(TEXTS)
+    np.testing.assert_allclose(encoder.dropout_proba(TEXTS, 3), np.stack([plain] * 3, 1), atol=1e-5)
+    for module in encoder.model.modules():  # attention's own dropout counts as well
+        if isinstance(module, transformers.models.bert.modeling_bert.BertSelfAttention):
+            module.dropout.p = 0.5
+    assert np.abs(encoder.dropout_proba(TEXTS, 3) - plain[:, None]).max() > 0.01
+
+
+class Coin(torch.nn.Module):
+    """Logit 0 is 1, or 0 or 2 where its dropout of one half is on; a batch norm that must not learn stands beside."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.norm = torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(1)
+
+    def forward(self, input_ids, **_):
+        one = self.norm(torch.ones(len(input_ids), 1, device=input_ids.device))
+        return SimpleNamespace(logits=torch.cat([self.dropout(torch.ones_like(one)), one * 0], 1))
+
+
+def test_dropout_has_its_frequency_and_is_all_that_is_on(tiny):
+    coin, texts = Coin(), [" ".join(["film"] * n) for n in range(1, 41)]
+    probs = EncoderClassifier(coin, tiny.tokenizer, batch_size=7).dropout_proba(texts, 50)[..., 0]
+    kept = np.isclose(probs, 1 / (1 + np.exp(-2)))
+    assert (kept | np.isclose(probs, 0.5)).all()
+    assert binomtest(int(kept.sum()), kept.size, 0.5).pvalue > 1e-4
+    # each row flips its own coins, in every batch: their counts spread as those of independent ones do
+    assert chisquare(kept.sum(1), np.full(40, kept.sum() / 40)).pvalue > 1e-4 and len({*map(bytes, kept)}) == 40
+    assert coin.norm.running_mean.item() == 0 and coin.norm.num_batches_tracked.item() == 0
+
+
+def test_choice_equals_pairs_one_by_one(chooser):
+    assert isinstance(chooser, EncoderChoice) and chooser.rows_per_input == 3
+    logits, features = np.zeros((4, 3)), np.zeros((4, 3, 64))
+    for i, (question, *options) in enumerate(QUESTIONS):
+        for j, option in enumerate(options):
+            batch = chooser.tokenizer(question, option, return_tensors="pt")
+            with torch.inference_mode():
+                logits[i, j] = chooser.model(**batch).logits.item()
+                features[i, j] = chooser.model.bert(**batch).last_hidden_state[0, 0]
+    out = chooser.outputs(QUESTIONS)
+    np.testing.assert_allclose(out["logits"], logits, atol=1e-5)
+    np.testing.assert_allclose(out["probs"], softmax(logits, -1), atol=1e-5)
+    np.testing.assert_allclose(out["features"], features[range(4), logits.argmax(1)], atol=1e-5)
+    np.testing.assert_allclose(chooser.predict_proba(QUESTIONS), out["probs"], atol=1e-6)
+    assert np.ptp(logits, axis=1).min() > 0.01
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(order=st.permutations(range(3)))
+def test_choice_is_equivariant_to_the_order_of_options(chooser, order):
+    moved = chooser.predict_proba([(x[0], *(x[1 + j] for j in order)) for x in QUESTIONS])
+    np.testing.assert_allclose(moved, chooser.predict_proba(QUESTIONS)[:, order], atol=1e-5)
+
+
+def test_encoded_rows_of_a_choice(chooser):
+    ids = chooser.encode(QUESTIONS)["input_ids"]
+    text = lambda row: " ".join(chooser.tokenizer.convert_ids_to_tokens(row))
+    assert len(ids) == 12 and text(ids[5]) == "[CLS] who live beside it [SEP] a film [SEP]"
+    assert chooser.class_logits(torch.arange(12.0)[:, None]).tolist() == np.arange(12.0).reshape(4, 3).tolist()
+
+
+@pytest.mark.parametrize("bad", ["a film", ("a film", "it", "people"), ("a film", *"abcd")], ids=len)
+def test_a_choice_needs_all_its_options(chooser, classifier, bad):
+    with pytest.raises(ValueError, match=re.escape(f"inputs[1] = {bad!r} is not a question with 3 options: give a")):
+        chooser.predict_proba([QUESTIONS[0], bad])
+    with pytest.raises(ValueError, match="2, 4 texts: a classifier reads texts or pairs.*EncoderChoice"):
+        classifier.predict_proba([QUESTIONS[0], ("a film", "it")])
+
+
+def test_choice_models_are_saved_recognised_and_checked(chooser, classifier, tmp_path):
+    loaded = load_model(chooser.save(tmp_path / "choice"))
+    assert isinstance(loaded, EncoderChoice) and loaded.rows_per_input == 3
+    assert (loaded.predict_proba(QUESTIONS) == chooser.predict_proba(QUESTIONS)).all()
+    fewer = load_model(tmp_path / "choice", 2, choice=True)  # the scores stay, the softmax runs over two
+    np.testing.assert_allclose(fewer.outputs([QUESTIONS[0][:3]])["logits"],
+                               chooser.outputs(QUESTIONS)["logits"][:1, :2], atol=1e-5)
+    assert type(load_model(classifier.save(tmp_path / "plain"))) is EncoderClassifier
+    with pytest.raises(ValueError, match=r"num_labels = 3.*load_model\(\.\.\., choice=True\)"):
+        EncoderChoice(classifier.model, classifier.tokenizer, 3)
+    with pytest.raises(ValueError, match="choices = 1.*at least two"):
+        EncoderChoice(chooser.model, chooser.tokenizer, 1)
+
+
+def test_a_real_encoder_becomes_a_choice_model(mirror):
+    new = load_model(MINILM, n_classes=4, choice=True)
+    assert new.rows_per_input == 4 and new.model.classifier.weight.shape[0] == 1
+    questions = [("what is it", "a film", "the sea", "a dog", "people " * 60), ("who", "they", "we", "you", "it")]
+    alone = np.concatenate([new.predict_proba([question]) for question in questions])
+    np.testing.assert_allclose(new.predict_proba(questions), alone, atol=1e-5)
+    with pytest.raises(ValueError, match="MiniLM-L6-v2 was not saved as a multiple-choice.*give n_classes"):
+        load_model(MINILM, choice=True)
+
+
+@pytest.mark.parametrize("train_layers", [0, 1, 2])
+def test_frozen_layers_get_no_gradient(tmp_path, classifier, train_layers):
+    encoder = load_model(classifier.save(tmp_path / "model"), train_layers=train_layers)
+    batch = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    encoder.model(**batch).logits.square().sum().backward()
+    trained = {name for name, weight in encoder.model.named_parameters() if weight.grad is not None}
+    wanted = ("classifier", "bert.pooler", *(f"bert.encoder.layer.{i}." for i in range(2 - train_layers, 2)))
+    assert trained == {name for name, _ in encoder.model.named_parameters() if name.startswith(wanted)}
+    assert (encoder.predict_proba(TEXTS) == classifier.predict_proba(TEXTS)).all()
+
+
+def test_more_layers_than_there_are_cannot_be_trained(mirror):
+    weights = load_model(MINILM, 2, train_layers=1).model.bert.encoder.named_parameters()
+    assert {name.split(".")[1] for name, weight in weights if weight.requires_grad} == {"5"}
+    for bad in (7, -1):
+        with pytest.raises(ValueError, match=f"train_layers = {bad}: BertForSequenceClassification has 6 transformer"):
+            load_model(MINILM, 2, train_layers=bad)
+
+
 def test_tiny_encoder_follows_its_seed():
     rows = [tiny_encoder(TEXTS, 3, seed=seed).predict_proba(TEXTS) for seed in (0, 0, 1)]
     assert (rows[0] == rows[1]).all() and (rows[0] != rows[2]).any() and rows[0].shape == (len(TEXTS), 3)
@@ -140,7 +324,8 @@ class Small(torch.nn.Module):
         if len(input_ids) > self.capacity:
             raise RuntimeError(self.message)
         total = (input_ids * attention_mask).sum(1).float()
-        return SimpleNamespace(logits=torch.stack([total / 50, torch.zeros_like(total)], 1))
+        return SimpleNamespace(logits=torch.stack([total / 50, torch.zeros_like(total)], 1),
+                               hidden_states=[input_ids[..., None] * total[:, None, None]])
 
 
 def test_a_batch_that_does_not_fit_is_halved(tiny):
@@ -150,6 +335,11 @@ def test_a_batch_that_does_not_fit_is_halved(tiny):
     rows = EncoderClassifier(tight, tiny.tokenizer, batch_size=32).predict_proba(texts)
     np.testing.assert_array_equal(rows, expected)
     assert [size for size in tight.sizes if size > 5] == [32, 16, 8] and tight.sizes[3:] == [4] * 10
+    outputs, passes = (getattr(EncoderClassifier(Small(5), tiny.tokenizer, 32), name) for name in
+                       ("outputs", "dropout_proba"))
+    np.testing.assert_array_equal(passes(texts, 2), np.stack([expected, expected], 1))
+    for name, values in EncoderClassifier(roomy, tiny.tokenizer).outputs(texts).items():
+        np.testing.assert_array_equal(outputs(texts)[name], values)
 
 
 def test_other_failures_are_not_swallowed(tiny):
@@ -247,6 +437,20 @@ def test_the_cache_gives_identical_rows_without_computing(tmp_path, monkeypatch)
     assert len(list(first.cache.iterdir())) == 1  # nothing half-written is left
     with pytest.raises(pytest.fail.Exception, match="computed again"):
         first.predict_proba(["another film"])
+
+
+def test_the_cache_keeps_each_kind_of_output_apart(tmp_path, monkeypatch):
+    encoder = tiny_encoder(TEXTS, 3)
+    ask = lambda: [encoder.predict_proba(TEXTS), *encoder.outputs(TEXTS).values(), encoder.dropout_proba(TEXTS, 2),
+                   encoder.dropout_proba(TEXTS, 2, seed=1), encoder.dropout_proba(TEXTS, 3)]
+    fresh = ask()
+    encoder.cache = tmp_path
+    ask()
+    monkeypatch.setattr(encoder.model, "forward", lambda **batch: pytest.fail("computed again"))
+    for kept, computed in zip(ask(), fresh, strict=True):
+        assert kept.dtype == computed.dtype
+        np.testing.assert_allclose(kept, computed, atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 @cache

@@ -1,19 +1,23 @@
 """Predictions: what is refused and how it is said, what is kept exactly, and the orbits that predict() asks for."""
 
 import importlib
+import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from scipy.stats import binom, chisquare
 
 from sua import CallableModel, Predictions, load_task, predict
+from sua.models import tiny_encoder
 from sua.perturb import Perturbation, variants
 
 MODULE = importlib.import_module("sua.predict")  # sua.predict itself is the function
 P = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
-FIELDS = ("probs", "perturbed", "labels", "label_dist", "clarified", "weights", "samples", "n_classes", "ids")
+OLD = ("probs", "perturbed", "labels", "label_dist", "clarified", "weights", "samples", "n_classes", "ids")  # schema 1
+FIELDS = (*OLD, "logits", "features", "dropout", "members")
 
 
 def dirichlet(rng, *shape):
@@ -31,6 +35,8 @@ def full(seed=0, n=7, k=3, c=4, z=2):
         probs=within(dirichlet(rng, n, c)), perturbed=within(dirichlet(rng, n, k, c)),
         labels=rng.integers(0, options), label_dist=within(dirichlet(rng, n, c)),
         clarified=within(dirichlet(rng, n, z, c)), weights=dirichlet(rng, n, z), samples=rng.integers(0, 2, (n, 5)),
+        logits=rng.normal(size=(n, c)), features=rng.normal(size=(n, 6)), dropout=within(dirichlet(rng, n, 5, c)),
+        members=within(dirichlet(rng, n, z, c)),
         n_classes=options, ids=[f"row {i}" for i in range(n)], meta={"task": "toy", "seed": seed, "nested": {"a": [1]}})
 
 
@@ -71,6 +77,20 @@ def full(seed=0, n=7, k=3, c=4, z=2):
     (dict(probs=P, n_classes=[2, 2, 1], label_dist=[*P[:2], [0.5, 0.5]]),
      ["label_dist[2, 1] = 0.5", "n_classes[2] = 1"]),
     (dict(probs=P, n_classes=[2, 2, 1], labels=[0, 1, 1]), ["labels[2] = 1"]),
+    (dict(probs=P, logits=np.zeros((3, 4))), ["logits has 4 classes", "probs has 2", "label order"]),
+    (dict(probs=P, logits=np.zeros((2, 2))), ["logits has 2 rows", "one entry per input"]),
+    (dict(probs=P, logits=[[0, 1], [0, -np.inf], [1, 0]]), ["logits[1, 1] = -inf", "not a finite"]),
+    (dict(probs=P, features=[0.5] * 3), ["features has shape (3,)", "2 dimensions"]),
+    (dict(probs=P, features=[[-1.0], [2.0], [np.nan]]), ["features[2, 0] = nan", "not a finite"]),
+    (dict(probs=P, dropout=np.zeros((3, 0, 2))), ["dropout has shape (3, 0, 2)", "empty"]),
+    (dict(probs=P, dropout=[[p] for p in P[:2]]), ["dropout has 2 rows"]),
+    (dict(probs=P, dropout=[[P[0]], [[0.5, 0.6]], [P[0]]]), ["dropout[1, 0] sums to 1.1"]),
+    (dict(probs=P, members=np.full((3, 2, 4), 0.25)), ["members has 4 classes"]),
+    (dict(probs=P, members=[[p, [1.5, -0.5]] for p in P]), ["members[0, 1, 1] = -0.5", "negative"]),
+    (dict(probs=P, n_classes=[2, 2, 1], dropout=[[p] for p in P[:2]] + [[[0.5, 0.5]]]),
+     ["dropout[2, 0, 1] = 0.5", "n_classes[2] = 1"]),
+    (dict(probs=P, n_classes=[2, 2, 1], members=[[p] for p in P[:2]] + [[[0.5, 0.5]]]),
+     ["members[2, 0, 1] = 0.5", "n_classes[2] = 1"]),
     (dict(probs=P, ids=["a", "b"]), ["ids has shape (2,)", "one id per input"]),
 ], ids=lambda value: value[0][:44] if isinstance(value, list) else "")
 def test_bad_input_is_named_with_its_remedy(given, said):
@@ -124,6 +144,16 @@ def test_save_and_load_keep_every_bit(tmp_path, seed):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape and ours.tobytes() == theirs.tobytes(), name
     assert after.meta == before.meta
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["p.parquet"]
+
+
+def test_files_of_schema_1_are_read(tmp_path):
+    header = {"schema": 1, "meta": {"task": "old"}, "shapes": {"probs": [3, 2], "perturbed": [3, 1, 2], "ids": [3]}}
+    table = pa.table({"probs": P, "perturbed": P[::-1], "ids": ["a", "b", "c"]})
+    pq.write_table(table.replace_schema_metadata({"sua": json.dumps(header)}), tmp_path / "old.parquet")
+    read = Predictions.load(tmp_path / "old.parquet")
+    assert read.probs.tolist() == P and read.perturbed.tolist() == [[p] for p in P[::-1]] and read.dropout is None
+    assert read.ids.tolist() == ["a", "b", "c"] and read.meta == {"task": "old"}
+    assert json.loads(pq.read_schema(read.save(tmp_path / "new.parquet")).metadata[b"sua"])["schema"] == 2
 
 
 def test_absent_fields_stay_absent(tmp_path):
@@ -184,6 +214,19 @@ def test_sampling_never_draws_an_impossible_answer_and_follows_its_seed():
         p.sample(0)
 
 
+def test_members_are_the_probabilities_of_the_others_in_their_order():
+    rng = np.random.default_rng(0)
+    ours, first, second = (Predictions(probs=dirichlet(rng, 5, 3), ids=list("abcde")) for _ in range(3))
+    together = ours.with_members([first, second])
+    assert (together.members == np.stack([first.probs, second.probs], 1)).all() and (together.probs == ours.probs).all()
+    for others, said in (([], "others is empty: an ensemble needs at least one"),
+                         ([first, second.subset([1, 0, 2, 3, 4])], r"others\[1\] has other ids: predict the same rows"),
+                         ([first.subset([0, 1])], r"others\[0\] has other ids"),
+                         ([Predictions(probs=dirichlet(rng, 5, 2), ids=list("abcde"))], "2 classes, these have 3")):
+        with pytest.raises(ValueError, match=said):
+            ours.with_members(others)
+
+
 def marker(n_classes):
     """A model whose probabilities say exactly which text it was given."""
     row = lambda text: np.eye(n_classes)[len(str(text)) % n_classes] * 0.5 + 0.5 / n_classes
@@ -225,3 +268,66 @@ def test_predict_takes_labels_distributions_and_ids_from_a_split():
     np.testing.assert_allclose(result.label_dist, task["test"]["label_dist"], atol=1e-15)
     np.testing.assert_allclose(result.probs, result.label_dist, atol=1e-15)
     np.testing.assert_allclose(result.perturbed, np.repeat(result.label_dist[:, None], 3, 1), atol=1e-15)
+
+
+def spelled_out(pairs, z=2):
+    """A split of three inputs with z clarifications each."""
+    columns = {"id": ["i", "j", "k"], "text": ["a", "bb", "ccc"], "label": [0, 1, 2],
+               "clarified": [[text + "!" * (1 + i) for i in range(z)] for text in ("a", "bb", "ccc")],
+               "weights": [[1 / z] * z, [1.0] + [0.0] * (z - 1), [1 / z] * z]}
+    if pairs:
+        columns |= {"text_pair": list("xyz"), "clarified_pair": [[x + "?" * i for i in range(z)] for x in "xyz"]}
+    return Dataset.from_dict(columns)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("k", [None, 3])
+def test_predict_asks_for_clarifications_in_the_same_pass(pairs, k):
+    split, model, asked = spelled_out(pairs), marker(7), []
+    counted = CallableModel(lambda batch: asked.extend(batch) or model.predict_proba(batch), batch_size=1000)
+    result = predict(counted, split, SUFFIX if k else None, k or 8, seed=3)
+    inputs = list(zip(split["text"], split["text_pair"])) if pairs else list(split["text"])
+    for i, row in enumerate(split["clarified"]):
+        spelled = list(zip(row, split["clarified_pair"][i])) if pairs else list(row)
+        np.testing.assert_array_equal(result.clarified[i], model.predict_proba(spelled))
+    np.testing.assert_array_equal(result.probs, model.predict_proba(inputs))
+    assert result.weights.tolist() == list(split["weights"]) and (result.perturbed is None) == (k is None)
+    assert k is None or (result.perturbed == predict(model, inputs, SUFFIX, k, seed=3).perturbed).all()
+    assert len(asked) == len(set(asked))  # x itself was asked once
+
+
+def test_predict_refuses_clarifications_of_varying_number():
+    split = spelled_out(False).to_dict() | {"clarified": [["a", "b"], ["c"], ["d", "e"]]}
+    with pytest.raises(ValueError, match="row 1 has 1 clarifications, row 0 has 2: give every row the same number"):
+        predict(marker(7), Dataset.from_dict(split))
+
+
+def test_predict_keeps_internals_and_dropout_of_a_model_that_has_them():
+    encoder, split = tiny_encoder(["a bb ccc a! bb! ccc! a!! bb!! ccc!!"], 3), spelled_out(False)
+    plain, result = (predict(encoder, split, SUFFIX, 2, seed=5, **more) for more in
+                     ({}, {"internals": True, "dropout": 4}))
+    out = encoder.outputs(list(split["text"]))
+    np.testing.assert_allclose(result.logits, out["logits"], atol=1e-6)
+    np.testing.assert_allclose(result.features, out["features"], atol=1e-5)
+    np.testing.assert_allclose(result.dropout, encoder.dropout_proba(list(split["text"]), 4, seed=5), atol=1e-6)
+    for name in ("probs", "perturbed", "clarified"):
+        np.testing.assert_allclose(getattr(result, name), getattr(plain, name), atol=1e-6)
+    assert plain.logits is plain.features is plain.dropout is None and result.features.dtype == np.float64
+
+
+def test_predict_without_internals_to_keep():
+    result = predict(marker(3), ["a", "bb"], internals=True)
+    assert result.logits is None and result.features is None
+    with pytest.raises(ValueError, match="dropout = 2, but CallableModel has no dropout_proba.*set dropout=0"):
+        predict(marker(3), ["a"], dropout=2)
+
+
+def test_predict_orders_variants_of_a_choice_with_internals():
+    questions = [("a bb", "ccc", "a"), ("bb", "a", "ccc ccc")]
+    encoder = tiny_encoder(questions, 2, choice=True)
+    swap = Perturbation("other question", lambda x, rng: (f"{x[0]} bb", *x[1:]))
+    result = predict(encoder, questions, swap, 2, internals=True)
+    np.testing.assert_allclose(result.probs, encoder.predict_proba(questions), atol=1e-6)
+    swapped = encoder.predict_proba([swap.rewrite(x, None) for x in questions])
+    np.testing.assert_allclose(result.perturbed, swapped[:, None].repeat(2, 1), atol=1e-6)
+    assert result.logits.shape == (2, 2) and result.features.shape == (2, 64)
