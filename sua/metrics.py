@@ -1,66 +1,217 @@
 """Metrics of predictors and of scores. `is_error` is True for a wrong answer; a higher score is more likely wrong.
 
 Tied scores are handled in expectation over random tie-breaking, so no result depends on the order of the rows.
+Metrics that take `counts` (B, N), how often each item occurs in each of B resamples, return (B,) values for them, NaN
+where a resample has none; without `counts` they return one float. A score is sorted once for all resamples.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Callable, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
-from .predict import Predictions
+from .predict import Predictions, expect
+
+FLOOR = 1e-12  # probabilities below it count as FLOOR inside a logarithm: one certain mistake must not cost infinity
 
 
 class SingleClassError(ValueError):
     """A ranking metric was asked for where every item is an error, or none is: it is n/a, not a number."""
 
 
-def accuracy(predictions: Predictions) -> float:
+def two_classes(is_error) -> np.ndarray:
+    """`is_error` as (N,) bool; SingleClassError unless it holds both errors and right answers."""
+    wrong = np.asarray(is_error, dtype=bool)
+    if wrong.all() or not wrong.any():
+        raise SingleClassError(f"is_error is {int(wrong[0])} for all {len(wrong)} items: ranking compares errors with "
+                               "right answers and needs both; report accuracy, or evaluate on more items")
+    return wrong
+
+
+def _resampled(metric):
+    """Lets a metric that is written for counts (B, N) be called without them."""
+    @functools.wraps(metric)
+    def call(first, *others, counts=None, **parameters):
+        if counts is None:
+            return float(metric(first, *others, counts=np.ones((1, len(first))), **parameters)[0])
+        return metric(first, *others, counts=np.asarray(counts, dtype=np.float64), **parameters)
+    return call
+
+
+# --- of a model ---
+
+@_resampled
+def accuracy(predictions: Predictions, counts=None) -> float:
     """Share of right answers."""
-    return float(1 - predictions.is_error.mean())
+    return _mean(~predictions.is_error, counts)
 
 
-def robust_accuracy(predictions: Predictions) -> float:
+@_resampled
+def robust_accuracy(predictions: Predictions, counts=None) -> float:
     """Share of items answered right on x and on all K variants. Falls with K: report K beside it."""
-    right = predictions.perturbed_answers == predictions.require("labels")[:, None]
-    return float((right.all(1) & ~predictions.is_error).mean())
+    return _mean(_variants_right(predictions).all(1) & ~predictions.is_error, counts)
 
 
-def ece(predictions: Predictions, bins: int = 15) -> float:
+@_resampled
+def worst_of_k(predictions: Predictions, counts=None) -> float:
+    """Share of items answered right on all K variants, whatever the answer to x. Falls with K: report K beside it."""
+    return _mean(_variants_right(predictions).all(1), counts)
+
+
+@_resampled
+def mean_of_k(predictions: Predictions, counts=None) -> float:
+    """Accuracy on the variants, mean over items and the K variants of each."""
+    return _mean(_variants_right(predictions).mean(1), counts)
+
+
+@_resampled
+def brier(predictions: Predictions, counts=None) -> float:
+    """Brier score, sum over classes: mean of sum_y (p_y - 1[y = label])^2, in [0, 2]."""
+    p, labels = predictions.probs, predictions.require("labels")
+    return _mean(((p - np.eye(p.shape[1])[labels]) ** 2).sum(-1), counts)
+
+
+@_resampled
+def nll(predictions: Predictions, counts=None) -> float:
+    """Negative log-likelihood of the labels, mean of -ln max(p_label, 1e-12), nats."""
+    p, labels = predictions.probs, predictions.require("labels")
+    return _mean(-np.log(np.maximum(p[np.arange(len(p)), labels], FLOOR)), counts)
+
+
+@_resampled
+def ece(predictions: Predictions, bins: int = 15, counts=None) -> float:
     """Expected calibration error of the top label: `bins` equal-width bins (lo, hi], sum of (n_b/n) |acc - conf|.
 
-    Guo et al., ICML 2017. The plug-in estimate is biased upward, by about sqrt(bins / n) at worst.
+    Guo et al., ICML 2017. The plug-in estimate is biased upward, by about sqrt(bins / n) at worst, and more so on
+    resamples: in a difference of two models most of that cancels, in the interval of one ECE it does not.
     """
-    if bins < 1:
-        raise ValueError(f"bins = {bins}: give at least one bin")
-    confidence, correct = predictions.probs.max(-1), ~predictions.is_error
-    index = np.clip(np.searchsorted(np.arange(bins + 1) / bins, confidence, side="left") - 1, 0, bins - 1)
-    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(predictions))
+    edges = np.arange(1, _at_least_one(bins)) / bins
+    return _calibration_gap(predictions, edges, counts)
 
 
-def auroc(is_error, score) -> float:
+@_resampled
+def equal_mass_ece(predictions: Predictions, bins: int = 15, counts=None) -> float:
+    """ECE over bins (lo, hi] between quantiles of the confidence; equal confidences share a bin.
+
+    Nguyen & O'Connor, EMNLP 2015. Biased upward like `ece`. Resamples keep the bins of the sample.
+    """
+    return _calibration_gap(predictions, _quantile_edges(predictions, bins), counts)
+
+
+def debiased_ece(predictions: Predictions, bins: int = 15) -> float:
+    """Root of the positive part of an unbiased estimate of the squared calibration error over equal-mass bins.
+
+    sum_b (n_b/n) mean over pairs i != j in b of g_i g_j, g = 1[correct] - confidence: leaving out i = j removes the
+    sampling noise that biases the plug-in. Where confidence is constant within bins this is the debiased estimator of
+    Kumar, Liang & Ma (NeurIPS 2019), (conf - acc)^2 - acc (1 - acc) / (n_b - 1). A root mean square over bins, so what
+    it estimates is never below the ECE over the same bins.
+    """
+    gap, index = _gaps(predictions, _quantile_edges(predictions, bins))
+    size, total, squares = (np.bincount(index, weights=w, minlength=bins) for w in (np.ones_like(gap), gap, gap ** 2))
+    pairs = (total ** 2 - squares) / np.maximum(size - 1, 1)  # n_b times the mean over pairs; 0 in a bin of one item
+    return math.sqrt(max(pairs[size > 1].sum() / len(gap), 0))
+
+
+def _mean(values, counts):
+    return counts @ np.asarray(values, dtype=np.float64) / counts.sum(1)
+
+
+def _variants_right(predictions):
+    return predictions.perturbed_answers == predictions.require("labels")[:, None]
+
+
+def _at_least_one(bins):
+    expect(bins >= 1, f"bins = {bins}: give at least one bin")
+    return bins
+
+
+def _quantile_edges(predictions, bins):
+    return np.quantile(predictions.probs.max(-1), np.arange(1, _at_least_one(bins)) / bins)
+
+
+def _gaps(predictions, edges):
+    """(N,) 1[correct] - confidence, and the bin of each item between these inner edges."""
+    confidence = predictions.probs.max(-1)
+    return ~predictions.is_error - confidence, np.searchsorted(edges, confidence, side="left")
+
+
+def _calibration_gap(predictions, edges, counts):
+    gap, index = _gaps(predictions, edges)
+    by_bin = np.zeros((len(gap), len(edges) + 1))
+    by_bin[np.arange(len(gap)), index] = gap
+    return np.abs(counts @ by_bin).sum(1) / counts.sum(1)
+
+
+# --- of a score ---
+
+@_resampled
+def auroc(is_error, score, counts=None) -> float:
     """Probability that a random error scores above a random right answer, ties counting half.
 
     Raises SingleClassError if `is_error` holds one class only, ValueError if shapes differ or a score is NaN.
     """
-    is_error, score = _checked(is_error, score)
-    return float(bootstrap_auroc(is_error, score[None], np.ones((1, len(score))))[0, 0])
+    size, bad = _blocks(is_error, score, counts)
+    two_classes(is_error)
+    errors, right = bad.sum(1), (size - bad).sum(1)
+    with np.errstate(invalid="ignore"):
+        return 1 - _inversions(size, bad) / (errors * right)
 
 
-def aurc(is_error, score) -> float:
+@_resampled
+def aurc(is_error, score, counts=None) -> float:
     """Area under the risk-coverage curve: mean over k = 1..N of the error rate among the k lowest scores."""
-    return float(selective_risk(is_error, score).mean())
+    return _aurc(*_blocks(is_error, score, counts))
 
 
-def selective_accuracy(is_error, score, coverage: float = 0.8) -> float:
+@_resampled
+def e_aurc(is_error, score, counts=None) -> float:
+    """Excess AURC: AURC minus that of the oracle that ranks all errors last (Geifman, Uziel & El-Yaniv, ICLR 2019).
+
+    The oracle of the finite sample, not its limit e + (1 - e) ln(1 - e): a perfect score has exactly 0.
+    """
+    size, bad = _blocks(is_error, score, counts)
+    return _aurc(size, bad) - _oracle_aurc(size, bad)
+
+
+@_resampled
+def augrc(is_error, score, counts=None) -> float:
+    """Area under the generalised risk-coverage curve, P(wrong and answered) against coverage, linear between items.
+
+    Traub et al., NeurIPS 2024. Equals (1 - AUROC) e (1 - e) + e^2 / 2 with error rate e; 0 without errors.
+    """
+    size, bad = _blocks(is_error, score, counts)
+    return (_inversions(size, bad) + bad.sum(1) ** 2 / 2) / size.sum(1) ** 2
+
+
+@_resampled
+def prr(is_error, score, counts=None) -> float:
+    """Prediction rejection ratio (e - AURC) / (e - AURC of the oracle): 1 for a perfect score, 0 for a random one.
+
+    The areas of lm-polygraph (Fadeeva et al., EMNLP 2023), which average the risk of what is kept, with the exact
+    expectation e of a random order. Malinin & Gales (ICLR 2021) count what is rejected as right; for 0/1 errors
+    that ratio is 2 AUROC - 1. Raises SingleClassError if `is_error` holds one class only.
+    """
+    size, bad = _blocks(is_error, score, counts)
+    two_classes(is_error)
+    rate = bad.sum(1) / size.sum(1)
+    with np.errstate(invalid="ignore"):
+        return (rate - _aurc(size, bad)) / (rate - _oracle_aurc(size, bad))
+
+
+@_resampled
+def selective_accuracy(is_error, score, coverage: float = 0.8, counts=None) -> float:
     """Accuracy on the ceil(coverage * N) items of lowest score. ValueError unless 0 < coverage <= 1."""
-    if not 0 < coverage <= 1:
-        raise ValueError(f"coverage = {coverage}: give a share in (0, 1]")
-    risk = selective_risk(is_error, score)
-    return float(1 - risk[math.ceil(coverage * len(risk) - 1e-9) - 1])
+    expect(0 < coverage <= 1, f"coverage = {coverage}: give a share in (0, 1]")
+    size, bad = _blocks(is_error, score, counts)
+    kept = np.ceil(coverage * size.sum(1) - 1e-9)
+    end = size.cumsum(1)
+    last = (np.arange(len(end)), (end >= kept[:, None]).argmax(1))  # the block in which each resample reaches `kept`
+    beyond = (end[last] - kept) * bad[last] / size[last]
+    return 1 - (bad.cumsum(1)[last] - beyond) / kept
 
 
 def selective_risk(is_error, score) -> np.ndarray:
@@ -84,44 +235,64 @@ def _checked(is_error, score):
     return is_error.astype(bool), score
 
 
-def bootstrap_auroc(is_error, scores, counts) -> np.ndarray:
-    """(S, B) AUROC of S scores (S, N) on B resamples, given as counts (B, N) of each item; NaN where one class.
+def _blocks(is_error, score, counts):
+    """(B, G) items and errors in each of the G blocks of equal scores, in rising order, in each of B resamples."""
+    is_error, score = _checked(is_error, score)
+    order = np.argsort(score, kind="stable")
+    start = np.flatnonzero(np.append(True, score[order][1:] != score[order][:-1]))
+    ordered = counts[:, order]
+    return np.add.reduceat(ordered, start, axis=1), np.add.reduceat(ordered * is_error[order], start, axis=1)
 
-    One sort per score serves all resamples. Raises SingleClassError if `is_error` itself holds one class.
+
+def _inversions(size, bad):
+    """(B,) number of pairs in which a right answer scores above an error, ties counting half."""
+    good = size - bad
+    above = good.sum(1, keepdims=True) - good.cumsum(1) + good / 2
+    return (bad * above).sum(1)
+
+
+def _aurc(size, bad):
+    # the j-th item of a block adds (errors before + j * rate) / (items before + j): in closed form over the block
+    before, rate = size.cumsum(1) - size, np.divide(bad, size, out=np.zeros_like(bad), where=size > 0)
+    errors_before = bad.cumsum(1) - bad
+    return (bad + (errors_before - rate * before) * _harmonic(before, before + size)).sum(1) / size.sum(1)
+
+
+def _oracle_aurc(size, bad):
+    n, errors = size.sum(1), bad.sum(1)
+    return (errors - (n - errors) * _harmonic(n - errors, n)) / n
+
+
+def _harmonic(low, high):
+    """sum of 1/k over low < k <= high."""
+    table = np.append(0, np.cumsum(1 / np.arange(1, high.max() + 1)))
+    return table[high.astype(int)] - table[low.astype(int)]
+
+
+# --- intervals ---
+
+def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, references: Sequence[str] = ("entropy",),
+              resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[dict]:
+    """Mean of a metric over seeds for every name, and its gain over references, with paired-bootstrap intervals.
+
+    runs : one {name: arguments of the metric} per seed, all on the same N items in the same order:
+    {score name: (is_error, score)} or {training: Predictions}. metric : any of this module that takes `counts`.
+    A resample of the items serves all names and seeds, so that differences are paired and seeds stay clustered; one
+    for which the metric does not exist (all errors, or all right) is left out.
+
+    Returns one row {name, value, low, high, reference, gain, gain_low, gain_high, p} per name and reference:
+    percentile intervals at `level`, and the two-sided p-value of "no gain", normal with the bootstrap's deviation.
     """
-    wrong = np.asarray(is_error, dtype=bool)
-    if wrong.all() or not wrong.any():
-        raise SingleClassError(f"is_error is {int(wrong[0])} for all {len(wrong)} items: AUROC compares errors with "
-                               "right answers and needs both; report accuracy, or evaluate on more items")
-    result = np.empty((len(scores), len(counts)))
-    for row, score in enumerate(scores):
-        order = np.argsort(score, kind="stable")
-        start = np.flatnonzero(np.append(True, score[order][1:] != score[order][:-1]))
-        ordered, e = counts[:, order], wrong[order]
-        bad = np.add.reduceat(ordered * e, start, axis=1)
-        good = np.add.reduceat(ordered * ~e, start, axis=1)
-        below = good.cumsum(1) - good / 2
-        with np.errstate(invalid="ignore"):
-            result[row] = (bad * below).sum(1) / (bad.sum(1) * good.sum(1))
-    return result
-
-
-def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], references: Sequence[str] = ("entropy",),
-                    resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[dict]:
-    """Mean AUROC over seeds of every score and its gain over reference scores, with paired-bootstrap intervals.
-
-    runs : one (is_error (N,), {name: score (N,)}) per seed, all on the same N items in the same order. A resample of
-    the items serves all scores and seeds, so that differences are paired and seeds stay clustered. A resample whose
-    items are all errors, or all right, is left out.
-    Returns one row {score, auroc, low, high, reference, gain, gain_low, gain_high} per score and reference.
-    """
-    n = len(runs[0][0])
+    names = list(runs[0])
+    arguments = lambda value: value if isinstance(value, tuple) else (value,)
+    sizes = {len(arguments(run[name])[0]) for run in runs for name in names}
+    expect(len(sizes) == 1, f"the runs have {sorted(sizes)} items: give every name and seed the same items")
+    absent = [reference for reference in references if reference not in names]
+    expect(not absent, f"reference {absent[:1]} is not among the names {names}")
+    (n,) = sizes
     resampled = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    counts = np.vstack([np.ones((1, n), dtype=resampled.dtype), resampled])
-    names = list(runs[0][1])
-    per_run = [bootstrap_auroc(is_error, np.stack([_checked(is_error, scores[name])[1] for name in names]), counts)
-               for is_error, scores in runs]
-    values = dict(zip(names, np.mean(per_run, axis=0)))
+    counts = np.vstack([np.ones((1, n)), resampled])
+    values = {name: np.mean([metric(*arguments(run[name]), counts=counts) for run in runs], axis=0) for name in names}
     interval = lambda v: np.nanpercentile(v[1:], 100 * np.array([(1 - level) / 2, (1 + level) / 2]))
     rows = []
     for name, value in values.items():
@@ -129,14 +300,44 @@ def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], re
         for reference in references:
             gain = value - values[reference]
             gain_low, gain_high = interval(gain)
-            rows.append(dict(score=name, auroc=value[0], low=low, high=high, reference=reference, gain=gain[0],
-                             gain_low=gain_low, gain_high=gain_high))
+            rows.append(dict(name=name, value=value[0], low=low, high=high, reference=reference, gain=gain[0],
+                             gain_low=gain_low, gain_high=gain_high, p=_p_value(gain[0], gain[1:])))
     return rows
 
 
+def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], references: Sequence[str] = ("entropy",),
+                    resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[dict]:
+    """`intervals` of the AUROC of scores: one (is_error (N,), {name: score (N,)}) per seed.
+
+    Returns one row {score, auroc, low, high, reference, gain, gain_low, gain_high, p} per score and reference.
+    """
+    runs = [{name: (is_error, score) for name, score in scores.items()} for is_error, scores in runs]
+    return [{"score": row.pop("name"), "auroc": row.pop("value"), **row}
+            for row in intervals(runs, auroc, references, resamples, seed, level)]
+
+
+def _p_value(gain, resampled):
+    """Two-sided, of "no gain", by the normal law with the bootstrap's standard deviation: fine enough for `holm`."""
+    deviation = np.nanstd(resampled)
+    return float(2 * ndtr(-abs(gain) / deviation)) if deviation > 0 else float(gain == 0)
+
+
+def holm(p_values) -> np.ndarray:
+    """(m,) p-values adjusted for m tests (Holm 1979): those <= alpha make no false claim with probability >= 1 - alpha.
+
+    Valid under any dependence between the tests. NaN stays NaN and counts as no test.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)  # NaN last
+    factor = np.maximum((~np.isnan(p)).sum() - np.arange(len(p)), 1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.fmax.accumulate(p[order] * factor), 1)
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
 MODEL_METRICS: dict[str, Callable[[Predictions], float]] = {
-    "accuracy": accuracy, "robust_accuracy": robust_accuracy, "ece": ece,
+    "accuracy": accuracy, "robust_accuracy": robust_accuracy, "ece": ece, "brier": brier, "nll": nll,
 }
 SCORE_METRICS: dict[str, Callable[..., float]] = {
-    "auroc": auroc, "aurc": aurc, "selective_accuracy_80": selective_accuracy,
+    "auroc": auroc, "aurc": aurc, "e_aurc": e_aurc, "selective_accuracy_80": selective_accuracy,
 }

@@ -1,20 +1,23 @@
 """Scores: pure functions of Predictions that rank items for failure prediction.
 
 Orientation everywhere: **higher = more likely wrong** (abstain first). Entropies and divergences in nats.
-Notation: p = p(.|x), q_k = p(.|x'_k) for the K variants x'_k of x, H = entropy.
+Notation: p = p(.|x), q_k = p(.|x'_k) for the K variants x'_k of x, H = entropy, answer = argmax p; p_z = p(.|x + z)
+for the Z clarifications of x, of weight w_z, pbar = sum_z w_z p_z.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
 
-from .predict import Predictions
-
-FLOOR = 1e-12  # probabilities below it count as FLOOR inside a logarithm: keeps KL finite where q = 0 < p
+from . import fitted
+from .metrics import FLOOR, auroc
+from .predict import Predictions, expect
+from .repaired import sua_repaired
 
 
 def entropy(p) -> np.ndarray:
@@ -81,8 +84,6 @@ def choose_lambda(calibration: Predictions, grid=LAMBDAS, divergence: str = "kl"
     Of equally good values the one nearest to 0 wins. Raises SingleClassError if `calibration` has no error, or
     nothing but errors. Use data that will not be scored: chosen in-sample, lambda gains AUROC even on noise.
     """
-    from .metrics import auroc
-
     s, h = sensitivity(calibration, divergence), entropy(calibration.probs)
     order = sorted((float(lam) for lam in grid), key=abs)
     return max(order, key=lambda lam: auroc(calibration.is_error, s - lam * h))
@@ -99,9 +100,87 @@ def margin(predictions: Predictions) -> np.ndarray:
     return top[:, -2] - top[:, -1]
 
 
+def energy(predictions: Predictions) -> np.ndarray:
+    """-logsumexp(logits) at temperature 1: reads their absolute level, which softmax throws away."""
+    return -np.logaddexp.reduce(predictions.require("logits"), axis=-1)
+
+
+def msp_scaled(predictions: Predictions, calibration: Predictions) -> np.ndarray:
+    """1 - max p at the temperature of lowest NLL on calibration. With two classes it ranks as `msp` does."""
+    return msp(fitted.scaled(predictions, fitted.temperature(calibration)))
+
+
+def entropy_scaled(predictions: Predictions, calibration: Predictions) -> np.ndarray:
+    """H at the temperature of lowest NLL on calibration. With two classes it ranks as `entropy` does."""
+    return entropy(fitted.scaled(predictions, fitted.temperature(calibration)).probs)
+
+
+def fused(predictions: Predictions, calibration: Predictions, divergence: str = "kl") -> np.ndarray:
+    """S + mu H with the mu of either sign that a linear discriminant of errors finds on calibration.
+
+    Optimal among S - lambda H where (S, H) is binormal: mu = -lambda* of `lambda_diagnosis` (Theorem 14). Becomes
+    -S + mu H where errors have lower S, given H, on calibration.
+    """
+    fit = fitted.discriminant(_plane(calibration, divergence), calibration.is_error)
+    return fit(_plane(predictions, divergence))
+
+
+def logistic(predictions: Predictions, calibration: Predictions, divergence: str = "kl") -> np.ndarray:
+    """P(error | S, H) by logistic regression on calibration."""
+    fit = fitted.logistic(_plane(calibration, divergence), calibration.is_error)
+    return fit(_plane(predictions, divergence))
+
+
+def _plane(predictions, divergence):
+    return np.stack([sensitivity(predictions, divergence), entropy(predictions.probs)], axis=-1)
+
+
+def mahalanobis(predictions: Predictions, calibration: Predictions) -> np.ndarray:
+    """Squared distance of the features to the nearest class mean; class means, shared covariance from calibration."""
+    fit = fitted.mahalanobis(calibration.require("features"), calibration.require("labels"))
+    return fit(predictions.require("features"))
+
+
+def relative_mahalanobis(predictions: Predictions, calibration: Predictions) -> np.ndarray:
+    """`mahalanobis` minus the distance to one Gaussian that is fitted to all classes together."""
+    everything = fitted.mahalanobis(calibration.require("features"), np.zeros(len(calibration)))
+    return mahalanobis(predictions, calibration) - everything(predictions.require("features"))
+
+
+def alarm(predictions: Predictions) -> np.ndarray:
+    """mean_k max(TV(p, q_k) - max(a, a_k), 0) with a = 1 - max p, a_k = 1 - max q_k.
+
+    Positive only where an answer flips, and then x or that variant is answered wrong if they mean the same. Half of
+    the mean over exchangeable pairs is a lower bound on the error rate (Theorem 6).
+    """
+    shift = DIVERGENCES["tv"](predictions.probs[:, None], predictions.require("perturbed"))
+    doubt = np.maximum(1 - predictions.probs.max(-1, keepdims=True), 1 - predictions.perturbed.max(-1))
+    return np.maximum(shift - doubt, 0).mean(-1)
+
+
 def orbit_entropy(predictions: Predictions) -> np.ndarray:
     """H of the mean of p and the q_k. Equals mean entropy plus generalised JS sensitivity: lambda = -1 exactly."""
     return entropy(predictions.orbit.mean(1))
+
+
+def orbit_msp(predictions: Predictions) -> np.ndarray:
+    """1 - the mean over x and its variants of the probability of the answer to x."""
+    return 1 - _of_answer(predictions, predictions.orbit).mean(-1)
+
+
+def spuq(predictions: Predictions) -> np.ndarray:
+    """1 - mean_k q_k(answer): SPUQ's inter-sample confidence for class distributions.
+
+    SPUQ compares the answer to x with an answer sampled at each x'_k. Here two answers are similar (1) if they are the
+    same class, else 0, the mean over sampling is exact, and every variant weighs the same (SPUQ may weigh them by
+    their textual similarity to x). `orbit_msp` without x itself. With the most probable answer of each x'_k in the
+    place of a sample it would be `disagreement`; with the similarity sum_y min(p, q_k), `sensitivity_tv`.
+    """
+    return 1 - _of_answer(predictions, predictions.require("perturbed")).mean(-1)
+
+
+def _of_answer(predictions, distributions):
+    return np.take_along_axis(distributions, predictions.answers[:, None, None], axis=-1)[..., 0]
 
 
 def disagreement(predictions: Predictions) -> np.ndarray:
@@ -109,11 +188,93 @@ def disagreement(predictions: Predictions) -> np.ndarray:
     return (predictions.perturbed_answers != predictions.answers[:, None]).mean(-1)
 
 
+def mutual_information(distributions, weights=None) -> np.ndarray:
+    """H(mean) - mean H over axis -2 of (..., M, C), nats, in [0, ln min(M, C)]; `weights` (..., M) sum to 1.
+
+    What the choice among the M distributions tells about the answer: BALD of an ensemble, I(Y; Z) of clarifications.
+    """
+    weights = np.full(distributions.shape[-2], 1 / distributions.shape[-2]) if weights is None else weights
+    mean = (weights[..., None] * distributions).sum(-2)
+    return np.maximum(entropy(mean) - (weights * entropy(distributions)).sum(-1), 0)
+
+
 def self_consistency(predictions: Predictions) -> np.ndarray:
     """1 - max_y freq(y) over the M answers sampled at the same x. Fill `samples` with Predictions.sample(m)."""
     samples = predictions.require("samples")
     counts = (samples[:, :, None] == np.arange(predictions.probs.shape[1])).sum(1)
     return 1 - counts.max(-1) / samples.shape[1]
+
+
+def _ensemble(predictions):
+    return np.concatenate([predictions.probs[:, None], predictions.require("members")], axis=1)
+
+
+def _weights(predictions):
+    clarified = predictions.require("clarified")
+    return np.full(clarified.shape[:2], 1 / clarified.shape[1]) if predictions.weights is None else predictions.weights
+
+
+def _pbar(predictions):
+    return (_weights(predictions)[..., None] * predictions.clarified).sum(1)
+
+
+def clarification_sua(predictions: Predictions) -> np.ndarray:
+    """sum_z w_z KL(p_z || p) - H(p): SUA with clarifications for a kernel. Positive proves incoherence, p != pbar.
+
+    The first term is I(Y; Z) + KL(pbar || p): legitimate ambiguity and the collapse index (Theorem 11).
+    """
+    shift = DIVERGENCES["kl"](predictions.require("clarified"), predictions.probs[:, None])
+    return (_weights(predictions) * shift).sum(-1) - entropy(predictions.probs)
+
+
+def collapse_index(predictions: Predictions, w_min: float | None = None) -> np.ndarray:
+    """KL(pbar || p): 0 where the model answers x as it answers the clarifications, mixed by their weights.
+
+    w_min : take no weights as given, only that each is >= w_min, and return the least index over all such weights, a
+    lower bound on the true one (Theorem 11d). The search returns its dual bound, which never exceeds that minimum and
+    falls short of it by 1e-8 nats where it converged, as it does in one step for Z = 2 unless a probability is
+    near the floor. ValueError unless 0 <= w_min <= 1/Z.
+    """
+    if w_min is None:
+        return _kl(_pbar(predictions), predictions.probs)
+    z = predictions.require("clarified").shape[1]
+    expect(0 <= w_min <= 1 / z, f"w_min = {w_min}: the least of {z} weights is in [0, 1/{z}]; give a number there")
+    # weights >= w_min on the p_z are free weights on these mixtures
+    mixtures = w_min * predictions.clarified.sum(1, keepdims=True) + max(1 - z * w_min, 0) * predictions.clarified
+    return _least_kl(mixtures, predictions.probs)
+
+
+def _least_kl(p, q, tolerance=1e-8, steps=200):
+    """(N,) min over weights v on the simplex of KL(sum_z v_z p_z || q), from below; p (N, Z, C), q (N, C).
+
+    Pairwise Frank-Wolfe with exact line search: weight moves from the worst component in use to the best one. By
+    convexity min_z sum_y p_z ln(mix / q) is a lower bound at every v.
+    """
+    log_q = np.log(np.maximum(q, FLOOR))
+    v, bound, rows = np.full(p.shape[:2], 1 / p.shape[1]), np.zeros(len(p)), np.arange(len(p))
+    for _ in range(steps):
+        components, weights = p[rows], v[rows]
+        mix = (weights[..., None] * components).sum(1)
+        slope = lambda mix: np.log(np.maximum(mix, np.finfo(float).tiny)) - log_q[rows]
+        gradient = (components * slope(mix)[:, None]).sum(-1)
+        bound[rows] = np.maximum(bound[rows], gradient.min(1))
+        unfinished = (weights * gradient).sum(1) - gradient.min(1) > tolerance
+        if not unfinished.any():
+            break
+        rows, components, mix, gradient = (a[unfinished] for a in (rows, components, mix, gradient))
+        each = np.arange(len(rows))
+        best, worst = gradient.argmin(1), np.where(v[rows] > 0, gradient, -np.inf).argmax(1)
+        move = components[each, best] - components[each, worst]
+        low, high = np.zeros(len(rows)), v[rows, worst]
+        all_of_it = (move * slope(mix + high[:, None] * move)).sum(1) <= 0
+        for _ in range(80):
+            middle = (low + high) / 2
+            falling = (move * slope(mix + middle[:, None] * move)).sum(1) < 0
+            low, high = np.where(falling, middle, low), np.where(falling, high, middle)
+        step = np.where(all_of_it, v[rows, worst], low)
+        v[rows, worst] -= step
+        v[rows, best] += step
+    return bound
 
 
 @dataclass(frozen=True)
@@ -130,13 +291,23 @@ class Score:
 
 
 _ORBIT = ("probs", "perturbed")
+_FIT = ("probs", "calibration")
 _SUA = "S - lambda H"
 _PAPER = "arXiv 2604.20903, section 3"
+_OURS = "this companion"
+_BALD = "Houlsby et al., 2011"
+_REAL = "(-inf, inf)"
 
 SCORES: dict[str, Score] = {
+    # one pass over x
     "msp": Score(msp, "1 - max p", "Hendrycks & Gimpel, ICLR 2017", "[0, 1 - 1/C]"),
     "margin": Score(margin, "p_(2) - p_(1)", "Scheffer et al., IDA 2001", "[-1, 0]"),
     "entropy": Score(lambda predictions: entropy(predictions.probs), "H = -sum p ln p", "Shannon 1948", "[0, ln C]"),
+    "neg_entropy": Score(lambda predictions: -entropy(predictions.probs), "-H", "ablation of SUA", "[-ln C, 0]"),
+    "energy": Score(energy, "-ln sum exp(logits)", "Liu et al., NeurIPS 2020", _REAL, needs=("logits",)),
+    "self_consistency": Score(self_consistency, "1 - max_y freq(y) over M samples at x", "Wang et al., ICLR 2023",
+                              "[0, 1 - 1/M]", "1 (M samples)", ("probs", "samples")),
+    # x and its K variants
     "sensitivity": Score(sensitivity, "S = mean_k KL(p, q_k)", _PAPER, "[0, inf)", "K + 1", _ORBIT),
     "sensitivity_reverse_kl": Score(sensitivity, "mean_k KL(q_k, p)", _PAPER, "[0, inf)", "K + 1", _ORBIT,
                                     (("divergence", "reverse_kl"),)),
@@ -146,17 +317,76 @@ SCORES: dict[str, Score] = {
                             (("divergence", "tv"),)),
     "sua": Score(sua, f"{_SUA}, lambda = 1", _PAPER, "[-ln C, inf)", "K + 1", _ORBIT),
     "sua_positive": Score(sua_positive, f"max({_SUA}, 0), lambda = 1", _PAPER, "[0, inf)", "K + 1", _ORBIT),
-    "sua_calibrated": Score(sua_calibrated, f"{_SUA}, lambda >= 0 from calibration", _PAPER, "(-inf, inf)", "K + 1",
-                            (*_ORBIT, "calibration")),
-    "sua_signed": Score(sua_signed, f"{_SUA}, lambda of either sign from calibration", "this companion",
-                        "(-inf, inf)", "K + 1", (*_ORBIT, "calibration")),
+    "alarm": Score(alarm, "mean_k max(TV(p, q_k) - max(1 - max p, 1 - max q_k), 0)", f"{_OURS} (Theorem 6)", "[0, 1]",
+                   "K + 1", _ORBIT),
     "orbit_entropy": Score(orbit_entropy, "H(mean of p and q_k)", "after Ayhan & Berens, MIDL 2018", "[0, ln C]",
                            "K + 1", _ORBIT),
-    "disagreement": Score(disagreement, "mean_k 1[argmax q_k != argmax p]", "this companion (flip rate)", "[0, 1]",
+    "orbit_msp": Score(orbit_msp, "1 - mean of p and q_k at argmax p", "after Ayhan & Berens, MIDL 2018", "[0, 1]",
+                       "K + 1", _ORBIT),
+    "perturbation_mi": Score(lambda predictions: mutual_information(predictions.require("perturbed")),
+                             "H(mean q_k) - mean H(q_k)", _OURS, "[0, ln min(K, C)]", "K", ("perturbed",)),
+    "disagreement": Score(disagreement, "mean_k 1[argmax q_k != argmax p]", f"{_OURS} (flip rate)", "[0, 1]",
                           "K + 1", _ORBIT),
-    "self_consistency": Score(self_consistency, "1 - max_y freq(y) over M samples at x", "Wang et al., ICLR 2023",
-                              "[0, 1 - 1/M]", "1 (M samples)", ("probs", "samples")),
+    "spuq": Score(spuq, "1 - mean_k q_k(argmax p)", "after Gao et al., EACL 2024", "[0, 1]", "K + 1", _ORBIT),
+    # several models
+    "dropout_entropy": Score(lambda predictions: entropy(predictions.require("dropout").mean(1)), "H(mean_t p_t)",
+                             "Gal & Ghahramani, ICML 2016", "[0, ln C]", "T", ("dropout",)),
+    "dropout_bald": Score(lambda predictions: mutual_information(predictions.require("dropout")),
+                          "H(mean_t p_t) - mean_t H(p_t)", _BALD, "[0, ln min(T, C)]", "T", ("dropout",)),
+    "ensemble_entropy": Score(lambda predictions: entropy(_ensemble(predictions).mean(1)), "H(mean of p and members)",
+                              "Lakshminarayanan et al., NIPS 2017", "[0, ln C]", "E + 1", ("probs", "members")),
+    "ensemble_bald": Score(lambda predictions: mutual_information(_ensemble(predictions)),
+                           "H(mean of p and members) - mean of their H", _BALD, "[0, ln min(E + 1, C)]", "E + 1",
+                           ("probs", "members")),
+    # x and its Z clarifications; uniform weights where none are given
+    "clarification_entropy": Score(lambda predictions: entropy(_pbar(predictions)), "H(pbar), pbar = sum_z w_z p_z",
+                                   "Hou et al., ICML 2024", "[0, ln C]", "Z", ("clarified",)),
+    "clarification_mi": Score(lambda predictions: mutual_information(predictions.require("clarified"),
+                                                                     _weights(predictions)),
+                              "I(Y; Z) = H(pbar) - sum_z w_z H(p_z)", "Hou et al., ICML 2024", "[0, ln min(Z, C)]",
+                              "Z", ("clarified",)),
+    "clarification_sua": Score(clarification_sua, "sum_z w_z KL(p_z, p) - H", f"{_OURS} (Theorem 11)", "[-ln C, inf)",
+                               "Z + 1", ("probs", "clarified")),
+    "collapse_index": Score(collapse_index, "KL(pbar, p)", f"{_OURS} (Theorem 11)", "[0, inf)", "Z + 1",
+                            ("probs", "clarified")),
+    # fitted on calibration
+    "msp_scaled": Score(msp_scaled, "1 - max p at temperature T from calibration", "Guo et al., ICML 2017",
+                        "[0, 1 - 1/C]", needs=_FIT),
+    "entropy_scaled": Score(entropy_scaled, "H at temperature T from calibration", "Guo et al., ICML 2017",
+                            "[0, ln C]", needs=_FIT),
+    "mahalanobis": Score(mahalanobis, "min_c (h - mu_c)' inv(Sigma) (h - mu_c), h = features",
+                         "Lee et al., NeurIPS 2018", "[0, inf)", needs=("features", "calibration")),
+    "relative_mahalanobis": Score(relative_mahalanobis, "mahalanobis - (h - mu)' inv(Sigma_0) (h - mu)",
+                                  "Ren et al., 2021 (arXiv 2106.09022)", _REAL, needs=("features", "calibration")),
+    "sua_calibrated": Score(sua_calibrated, f"{_SUA}, lambda >= 0 from calibration", _PAPER, _REAL, "K + 1",
+                            (*_ORBIT, "calibration")),
+    "sua_signed": Score(sua_signed, f"{_SUA}, lambda of either sign from calibration", _OURS, _REAL, "K + 1",
+                        (*_ORBIT, "calibration")),
+    "fused": Score(fused, "S + mu H, mu from a linear discriminant on calibration", f"{_OURS} (Theorem 14)", _REAL,
+                   "K + 1", (*_ORBIT, "calibration")),
+    "logistic": Score(logistic, "P(error | S, H), logistic regression on calibration", _OURS, "[0, 1]", "K + 1",
+                      (*_ORBIT, "calibration")),
+    "sua_repaired": Score(sua_repaired, "w_1 u + w_2 v + w_3 sqrt(S_TV) + b_answer, w >= 0 from calibration; u, v = log-odds "
+                          "against the answer at x and its variants", _OURS, _REAL, "K + 1", (*_ORBIT, "calibration")),
 }
+
+
+def table() -> "pandas.DataFrame":
+    """The registry as a frame: name, formula, range, passes (per item), needs, source."""
+    import pandas as pd
+
+    return pd.DataFrame([{"name": name, "formula": entry.formula, "range": entry.range, "passes": entry.passes,
+                          "needs": ", ".join(entry.needs), "source": entry.source} for name, entry in SCORES.items()])
+
+
+def available(predictions: Predictions, calibration: Predictions | None = None) -> list[str]:
+    """Names of the scores for which `predictions` hold every field, and `calibration` too where it is needed."""
+    def holds(p, fields):
+        return p is not None and all(getattr(p, field) is not None for field in fields)
+
+    fields = {name: set(entry.needs) - {"calibration"} for name, entry in SCORES.items()}
+    return [name for name, entry in SCORES.items() if holds(predictions, fields[name])
+            and ("calibration" not in entry.needs or holds(calibration, {"labels", *fields[name]}))]
 
 
 def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
@@ -180,12 +410,11 @@ def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
         if len(shared):
             raise ValueError(f"calibration and scored items share {len(shared)} ids ({shared[0]!r}, ...): choose "
                              "parameters on one split and score another, and give ids that tell the items apart")
-    try:
-        return entry.function(predictions, **{**dict(entry.defaults), **parameters})
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise ValueError(f"score {name!r}: {error}; see help(sua.scores.{entry.function.__name__})") from None
+    known = list(inspect.signature(entry.function).parameters)[1:]
+    unknown = sorted(set(parameters) - set(known))
+    expect(not unknown, lambda: f"score {name!r} has no parameter {unknown[0]!r}; it takes "
+           + (", ".join(known) or "none"))
+    return entry.function(predictions, **{**dict(entry.defaults), **parameters})
 
 
 def _unknown(what, name, known):
