@@ -19,7 +19,7 @@ READY := $(if $(PINNED),,.venv/ready)
 
 STAGES := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
 
-.PHONY: help setup reproduce smoke test lab check explain readme download clean $(STAGES) announce
+.PHONY: help setup reproduce smoke test bench lab check explain readme download clean $(STAGES) announce
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ smoke:  ## every cell of every notebook at toy size, in minutes; writes build/sm
 
 test: setup  ## the test suite, under six minutes on two cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
+bench: setup  ## measure speed and memory as ratios within one run
+	@OMP_NUM_THREADS=1 $(PY) tests/bench.py
 
 lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at hand
 	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks

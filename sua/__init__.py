@@ -15,9 +15,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Task": "tasks", "load_task": "tasks",
-    "worlds": None, "perturb": None, "metrics": None, "theory": None, "statements": None,
-    "load_model": "models", "CallableModel": "models", "EncoderClassifier": "models",
-    "Objective": "training", "OBJECTIVES": "training", "SUATrainer": "training", "train": "training",
+    "worlds": None, "perturb": None, "metrics": None, "theory": None, "statements": None, "regimes": None,
+    "recorded": None, "experiment": None,
+    "load_model": "models", "CallableModel": "models", "EncoderClassifier": "models", "EncoderChoice": "models",
+    "Objective": "objectives", "OBJECTIVES": "objectives", "SUATrainer": "training", "train": "training",
     "AbstentionRule": "abstention", "SelectiveModel": "abstention", "ABSTAIN": "abstention",
     "error_floor": "certificates", "misalignment_test": "certificates", "stability_certificate": "certificates",
     "lambda_diagnosis": "certificates",
