@@ -20,7 +20,7 @@ import pandas as pd
 from . import metrics, paths
 from .certificates import error_floor, misalignment_test
 from .predict import Predictions
-from .scores import SCORES, score
+from .scores import SCORES, available, score
 
 COLUMNS = ["task", "model", "training", "score", "metric", "seed", "value"]
 NOT_AVAILABLE = "n/a"
@@ -52,6 +52,15 @@ class Stage:
     def models(self) -> Path:
         """Folder of trained models, shared by the notebooks of a profile."""
         return paths.build(self.profile) / "models"
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person has the notebook open: not under the runner."""
+        return paths.stage_folder() is None
+
+    def exists(self, stage: str, file: str) -> bool:
+        """Whether an earlier stage of this profile has made the file."""
+        return (paths.build(self.profile) / stage / file).exists()
 
     def upstream(self, stage: str, file: str) -> Path:
         """A file that an earlier stage has made. FileNotFoundError that says how to make it."""
@@ -149,11 +158,12 @@ def label_free_row(predictions: Predictions, delta: float = 0.05, groups: int = 
 
 def score_all(predictions: Predictions, calibration: Predictions | None = None, scores: Iterable[str] = SCORES
               ) -> dict[str, np.ndarray]:
-    """{name: (N,)} of every score; those that need calibration only if `calibration` has errors and right answers."""
-    fit = calibration is not None and len(np.unique(calibration.is_error)) == 2
-    fitted = {name: "calibration" in SCORES[name].needs for name in scores}
-    return {name: score(predictions, name, **({"calibration": calibration} if needs else {}))
-            for name, needs in fitted.items() if fit or not needs}
+    """{name: (N,)} of every score whose fields are there; those that need calibration only if `calibration` has errors
+    and right answers."""
+    fit = calibration if calibration is not None and len(np.unique(calibration.is_error)) == 2 else None
+    names = [name for name in available(predictions, fit) if name in set(scores)]
+    return {name: score(predictions, name, **({"calibration": fit} if "calibration" in SCORES[name].needs else {}))
+            for name in names}
 
 
 def read_metrics(*files: Path) -> pd.DataFrame:
@@ -183,7 +193,8 @@ def markdown(frame: pd.DataFrame, caption: str) -> str:
 
 
 _TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "≥": r"$\geq$", "λ": r"$\lambda$", "<": r"\textless{}",
-        ">": r"\textgreater{}", "∞": r"$\infty$", **{c: "\\" + c for c in "&%$#_{}"}, "^": r"\^{}", "~": r"\~{}"}
+        ">": r"\textgreater{}", "∞": r"$\infty$", "▲": r"$\uparrow$",
+        "▼": r"$\downarrow$", **{c: "\\" + c for c in "&%$#_{}"}, "^": r"\^{}", "~": r"\~{}"}
 
 
 def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
@@ -221,6 +232,33 @@ def plot_sh_plane(axes, predictions: Predictions, title: str) -> None:
     axes.set(title=title, xlabel="entropy H (nats)", ylabel="sensitivity S (nats)", xlim=0, ylim=0)
 
 
+def plot_reliability(axes, models: Mapping[str, Iterable[Predictions]], title: str, bins: int = 10) -> None:
+    """Share of right answers by confidence, in bins of equal mass, for each name; its runs are pooled."""
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    for (name, runs), style in zip(models.items(), ("o-", "s--", "^:")):
+        runs = list(runs)
+        confidence = np.concatenate([p.probs.max(-1) for p in runs])
+        right = np.concatenate([~p.is_error for p in runs])
+        parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
+        axes.plot([confidence[part].mean() for part in parts], [right[part].mean() for part in parts], style,
+                  markersize=3, linewidth=1, label=name)
+    axes.set(title=title, xlabel="confidence")
+
+
+def plot_auroc(axes, rows: pd.DataFrame, title: str, marked: Iterable[str] = ()) -> None:
+    """AUROC of every score with its interval (columns score, auroc, low, high); `marked` scores as orange diamonds."""
+    rows = rows.dropna(subset="auroc")
+    if rows.empty:
+        axes.text(0.5, 0.5, NOT_AVAILABLE, transform=axes.transAxes, ha="center")
+    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["auroc"].to_numpy())
+    axes.errorbar(rows["auroc"], rows["score"], xerr=spread, fmt="none", ecolor="gray", elinewidth=1)
+    is_marked = rows["score"].isin(list(marked))
+    for part, marker, color in ((rows[~is_marked], "o", "C0"), (rows[is_marked], "D", "C3")):
+        axes.scatter(part["auroc"], part["score"], s=18, marker=marker, color=color, zorder=3)
+    axes.axvline(0.5, color="black", linewidth=0.8)
+    axes.set(title=title, xlabel="AUROC")
+
+
 def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]], title: str) -> None:
     """Risk-coverage curves, mean over runs: error rate among the accepted, as more of the lowest scores are accepted.
 
@@ -249,9 +287,11 @@ def render_readme(text: str) -> str:
 
 # how far another processor or build may move a mean over seeds: training amplifies rounding, much like a new seed;
 # coverage is all or nothing where the promise is barely met
-TOLERANCES = {"accuracy": 0.03, "robust_accuracy": 0.06, "ece": 0.04, "auroc": 0.15, "aurc": 0.04,
-              "selective_accuracy_80": 0.03, "sua_positive": 0.15, "sensitivity": 0.15, "entropy": 0.1,
-              "label_preservation": 0.02, "collapse_rate": 0.1, "collapse_auroc": 0.2, "certified_coverage": 0.7}
+TOLERANCES = {"accuracy": 0.04, "robust_accuracy": 0.08, "attack_accuracy": 0.1, "ece": 0.05, "ece_scaled": 0.05,
+              "nll": 0.3, "nll_scaled": 0.1, "brier": 0.06, "auroc": 0.15, "aurc": 0.05, "e_aurc": 0.05,
+              "selective_accuracy_80": 0.04, "sua_positive": 0.15, "sensitivity": 0.15, "entropy": 0.1,
+              "label_preservation": 0.02, "collapse_rate": 0.1, "collapse_kl": 0.5, "collapse_auroc": 0.2,
+              "ambiguity_auroc_all": 0.1, "ambiguity_auroc_confident": 0.15, "certified_coverage": 0.7}
 
 
 def check(profile: str, revision: str = "HEAD") -> list[str]:

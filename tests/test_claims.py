@@ -53,18 +53,61 @@ def metrics(values):
                          for seed, value in enumerate(per_seed)])
 
 
-@pytest.mark.parametrize("accuracy, ece, expected", [(0.9, 0.1, "supported"), (0.7, 0.3, "refuted"),
-                                                     (0.9, 0.3, "mixed"), (0.8, 0.2, "refuted")])
-def test_training_counts_a_tie_as_no_gain_and_a_lower_ece_as_better(accuracy, ece, expected):
-    frame = metrics({("sua_tr", "", "accuracy"): [accuracy - 0.05, accuracy + 0.05], ("erm", "", "accuracy"): [0.8],
-                     ("sua_tr", "", "ece"): [ece], ("erm", "", "ece"): [0.2], ("ablation", "", "ece"): [0.0]})
-    both = pd.concat([gains((0, 1)), gains((0, 1)).assign(training="sua_tr")])
-    assert verdict("C7", metrics=frame, intervals=both)[0] == expected
+def compared(**gains):
+    """{metric: (low, high) of every rival's gain over the printed SUA-TR}; its own parts never count as rivals."""
+    return pd.DataFrame([{"task": "t", "metric": metric, "training": training, "reference": "sua_tr", "value": 0.5,
+                          "gain": (low + high) / 2, "gain_low": low, "gain_high": high}
+                         for metric, (low, high) in gains.items()
+                         for training, (low, high) in {"erm": (low, high), "sua_tr": (0, 0), "consistency": (9, 9),
+                                                       "soft_labels": (9, 9)}.items()])
 
 
-@pytest.mark.parametrize("rate, auroc, expected", [(0.9, 0.8, "supported"), (0.9, 0.5, "mixed"),
-                                                   (0.1, np.nan, "refuted")])
-def test_collapse(rate, auroc, expected):
-    frame = metrics({("erm", "", "collapse_rate"): [rate], ("erm", "sua", "collapse_auroc"): [auroc]})
+@pytest.mark.parametrize("accuracy, ece, expected", [
+    ((-0.2, -0.1), (0.1, 0.2), "supported"), ((0.1, 0.2), (-0.2, -0.1), "refuted"),
+    ((-0.2, -0.1), (-0.2, -0.1), "mixed"), ((-0.1, 0.1), (-0.1, 0.1), "refuted"), ((-0.2, -0.1), (-0.1, 0.2), "mixed")])
+def test_training_counts_only_clear_gains_and_a_lower_ece_as_better(accuracy, ece, expected):
+    found, evidence = verdict("C7", comparison=compared(accuracy=accuracy, ece_scaled=ece))
+    assert found == expected and "1 methods on 1 tasks" in evidence
+
+
+@pytest.mark.parametrize("rate, sua, clarified, expected", [
+    (0.9, 0.8, 0.95, "supported"), (0.9, 0.5, 0.95, "repaired"), (0.9, 0.5, 0.7, "mixed"),
+    (0.1, np.nan, np.nan, "refuted"), (0.9, np.nan, np.nan, "not tested")])
+def test_collapse(rate, sua, clarified, expected):
+    frame = metrics({("majority", "", "collapse_rate"): [rate], ("majority", "sua", "collapse_auroc"): [sua],
+                     ("majority", "clarification_sua", "collapse_auroc"): [clarified]})
     found, evidence = verdict("C8", metrics=frame)
     assert found == expected and "nan" not in evidence
+
+
+def benchmark(h, s, sua, elsewhere):
+    """AUROCs in regime D under the follow-up's labels, and of SUA over all under the two other rules (H there .6)."""
+    rows = [("sensitivity", "D", {"H": h, "-H": 1 - h, "S": s, "S - H": sua})]
+    rows += [(rule, "all", {"H": 0.6, "S - H": elsewhere}) for rule in ("model", "orbit")]
+    unused = ("self-consistency (samples at x)", "disagreement of the variants")
+    return pd.DataFrame([{"labels drawn from": rule, "regime": regime, "score": score, "auroc": value}
+                         for rule, regime, values in rows for score, value in {**values, **dict.fromkeys(unused, 0.5)}.items()])
+
+
+@pytest.mark.parametrize("h, s, sua, elsewhere, expected", [
+    (0.23, 0.89, 0.88, 0.4, "mixed"), (0.23, 0.80, 0.88, 0.7, "supported"), (0.23, 0.80, 0.88, 0.4, "mixed"),
+    (0.23, 0.89, 0.70, 0.7, "refuted"), (0.60, 0.80, 0.88, 0.7, "refuted")])
+def test_synthetic_benchmark(h, s, sua, elsewhere, expected):
+    assert verdict("C9", tables={"synthetic": benchmark(h, s, sua, elsewhere)})[0] == expected
+
+
+@pytest.mark.parametrize("cells, expected", [
+    ([("a", 0.3, 0.1, 0.2), ("nli", 0.1, -0.2, -0.1)], "supported"), ([("a", 0.3, -0.2, -0.1)], "refuted"),
+    ([("a", 0.3, 0.1, 0.2), ("b", 0.1, 0.1, 0.2)], "mixed"), ([("a", 0.3, 0.1, 0.2), ("nli", 0.3, -0.2, -0.1)], "mixed"),
+    ([("a", 0.1, 0.1, 0.2)], "not tested")])
+def test_regime_share(cells, expected):
+    table = pd.DataFrame([{"task": task, "training": "erm", "median D": share, "advantage": (low + high) / 2, "low": low,
+                           "high": high, "S over entropy": 0.0} for task, share, low, high in cells])
+    found, evidence = verdict("C10", tables={"regimes": table})
+    assert found == expected and "nan" not in evidence
+
+
+def test_ratio_alarms_are_counted_where_meaning_is_kept_exactly():
+    table = pd.DataFrame({"S/H mean_ratio": [0.5, 3.0, 4.0], "least_preserving_kernel": [1.0, 1.0, 0.9]})
+    found, evidence = verdict("C11", tables={"validity": table})
+    assert found == "not tested" and "0.500 to 4.000" in evidence and "1 of 2 cells" in evidence

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -120,3 +121,45 @@ def test_readme_blocks_are_filled_from_files(tmp_path, monkeypatch):
     filled = report.render_readme(text)
     assert filled == "a\n<!-- begin figures/p/table1.md -->\nnew\n<!-- end -->\nb\n"
     assert report.render_readme(filled) == filled
+
+
+def test_a_reliability_diagram_shows_the_share_of_right_answers_in_bins_of_equal_mass():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 4000)
+    right = rng.random(4000) < confidence  # calibrated by construction
+    p = Predictions(probs=np.column_stack([confidence, 1 - confidence]), labels=np.where(right, 0, 1))
+    axes = plt.figure().subplots()
+    report.plot_reliability(axes, {"model": [p.subset(slice(0, 1000)), p.subset(slice(1000, None))]}, "title", bins=5)
+    x, y = axes.lines[1].get_data()
+    order = np.argsort(confidence)
+    np.testing.assert_allclose(x, confidence[order].reshape(5, 800).mean(1), atol=1e-12)
+    np.testing.assert_allclose(y, right[order].reshape(5, 800).mean(1), atol=1e-12)
+    assert np.abs(np.subtract(x, y)).max() < 5 * 0.5 / np.sqrt(800)
+    plt.close()
+
+
+def test_an_auroc_plot_marks_the_scores_asked_for_and_leaves_out_what_does_not_exist():
+    rows = pd.DataFrame({"score": ["a", "b", "c"], "auroc": [0.6, np.nan, 0.8], "low": [0.5, np.nan, 0.7],
+                         "high": [0.7, np.nan, 0.9]})
+    axes = plt.figure().subplots()
+    report.plot_auroc(axes, rows, "title", marked=["c"])
+    circles, diamonds = axes.collections[-2:]
+    assert circles.get_offsets()[:, 0].tolist() == [0.6] and diamonds.get_offsets()[:, 0].tolist() == [0.8]
+    report.plot_auroc(axes, rows[1:2], "nothing to show")
+    assert [text.get_text() for text in axes.texts] == ["n/a"]
+    plt.close()
+
+
+def test_score_all_takes_what_the_fields_allow():
+    rng = np.random.default_rng(1)
+    make = lambda labels, **more: Predictions(probs=rng.dirichlet(np.ones(3), 8), labels=labels, ids=rng.permutation(9000)[:8], **more)
+    plain = make([0, 1, 2, 0, 1, 2, 0, 1])
+    assert "entropy" in report.score_all(plain) and "sensitivity" not in report.score_all(plain)
+    varied = make([0] * 8, perturbed=rng.dirichlet(np.ones(3), (8, 2)))
+    assert "sensitivity" in report.score_all(varied) and "sua_signed" not in report.score_all(varied)
+    calibration = replace(varied, labels=np.where(np.arange(8) < 4, varied.answers, (varied.answers + 1) % 3),
+                          ids=np.arange(9000, 9008))
+    assert "sua_signed" in report.score_all(varied, calibration)
+    certain = replace(calibration, labels=calibration.answers)  # no errors: nothing can be fitted
+    assert "sua_signed" not in report.score_all(varied, certain)
+    assert list(report.score_all(varied, calibration, ["entropy", "sua_signed", "mahalanobis"])) == ["entropy", "sua_signed"]
