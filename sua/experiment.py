@@ -19,7 +19,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partialmethod
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -146,8 +146,9 @@ def execute_all(runs: Sequence[Run], folder, cache, workers: int = 1) -> list[di
 
 def _prepare_worker(parent):
     import torch
+    from tqdm import tqdm
 
-    os.environ["TQDM_DISABLE"] = "1"  # the parent shows one bar for all
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # the parent shows one bar for all
     torch.set_num_threads(1)
 
     def end_with_parent():

@@ -161,12 +161,12 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
     """
     perturbation = _needed(perturbation, objective)
-    worlds = sorted(file.stem for file in Path(__file__).parent.glob("world*.py"))  # they hold kernels
+    world = [f"world_{task.source['world']}"] if "world" in task.source else []  # it holds kernels
     recipe = {"model": model, "task": task.name, "data": task.digest, "objective": asdict(objective), "seed": seed,
               "perturbation": perturbation and perturbation.name, "epochs": epochs, "batch_size": batch_size,
               "compute_k": compute_k, "learning_rate": learning_rate, "lora": lora, "arguments": arguments,
               "probes": {name: _digest(inputs(split)) for name, split in (probes or {}).items()},
-              "code": paths.code_digest("objectives", "training", "models", "perturb", *worlds),
+              "code": paths.code_digest("objectives", "training", "models", "perturb", *world),
               "model_options": model_options, "versions": [torch.__version__, transformers.__version__],
               "threads": torch.get_num_threads()}
     classifier = _untrained(model, task, seed, model_options)
