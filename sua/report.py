@@ -270,7 +270,7 @@ def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.nd
         risk = np.mean([metrics.selective_risk(is_error, scores[name]) for is_error, scores in runs], axis=0)
         axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk, linestyle=style, linewidth=1.4, label=name)
     axes.set(title=title, xlabel="coverage (share of inputs answered)", ylabel="error rate among answered", xlim=(0, 1))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, auto=True)  # panels that share the axis may reach higher
 
 
 # --- the README shows committed results, never typed ones ---
