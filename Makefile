@@ -1,4 +1,5 @@
-# `make help` lists the targets. PROFILE picks the experiment's size, MIRROR a folder with data sets and models.
+# `make help` lists the targets. PROFILE picks the experiment's size, MIRROR a folder with data sets and models; RUN is
+# put before each stage's command, e.g. RUN="srun --gpus=1" on a cluster.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -19,10 +20,10 @@ READY := $(if $(PINNED),,.venv/ready)
 
 STAGES := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
 
-.PHONY: help setup reproduce smoke test bench lab check explain readme download clean $(STAGES) announce
+.PHONY: help setup reproduce smoke test bench lab check explain readme site assignments grade download clean $(STAGES) announce
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
 
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
@@ -43,7 +44,7 @@ announce:
 
 # the runner decides by content, not by date, whether a stage has to run
 $(STAGES): setup
-	@$(PY) -m sua.run $@ --profile $(PROFILE)
+	@$(RUN) $(PY) -m sua.run $@ --profile $(PROFILE)
 
 04_baselines: 03_sua_tr_training
 05_tables: 01_theory_checks 02_ambiguity_collapse 03_sua_tr_training 04_baselines
@@ -68,6 +69,16 @@ explain: setup  ## say why each stage would run
 
 readme: setup  ## fill README.md's tables from figures/
 	@$(PY) -m sua.report readme
+
+site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site
+	@OMP_NUM_THREADS=1 $(PY) notebooks/site/build.py --profile $(PROFILE)
+
+assignments: setup  ## student copies of the assignments, in build/assignments/release
+	@$(PY) notebooks/assignments/grade.py release
+
+grade: setup  ## grade SUBMISSIONS/<student>/<assignment>/<assignment>.ipynb, scores in build/assignments
+	@[ -n "$(SUBMISSIONS)" ] || { echo "say which: make grade SUBMISSIONS=folder"; exit 2; }
+	@OMP_NUM_THREADS=1 $(PY) notebooks/assignments/grade.py grade "$(SUBMISSIONS)"
 
 download: setup  ## fetch the data sets and models of PROFILE into data/hub, for machines without internet
 	@$(PY) -m sua.tasks download --profile $(PROFILE)

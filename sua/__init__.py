@@ -16,8 +16,11 @@ __version__ = "0.1.0"
 _HOME = {
     "Task": "tasks", "load_task": "tasks",
     "worlds": None, "perturb": None, "metrics": None, "theory": None, "statements": None, "regimes": None,
-    "recorded": None, "experiment": None,
+    "recorded": None, "experiment": None, "checks": None,
     "load_model": "models", "CallableModel": "models", "EncoderClassifier": "models", "EncoderChoice": "models",
+    "ChoiceLM": "causal", "RemoteLM": "remote", "RemoteError": "remote", "GenerativeLM": "generation",
+    "Generations": "generation", "meaning_clusters": "generation", "GENERATION_SCORES": "generation",
+    "generation_score": "generation",
     "Objective": "objectives", "OBJECTIVES": "objectives", "SUATrainer": "training", "train": "training",
     "AbstentionRule": "abstention", "SelectiveModel": "abstention", "ABSTAIN": "abstention",
     "error_floor": "certificates", "misalignment_test": "certificates", "stability_certificate": "certificates",

@@ -28,6 +28,7 @@ import numpy as np
 from .metrics import FLOOR
 from .objectives import Objective
 from .predict import Predictions, predict
+from .recorded import advglue
 from .tasks import Task, load_task
 
 SPLITS = ("validation", "calibration", "test")
@@ -38,7 +39,8 @@ class Run:
     """One model of an experiment: `training` names it, `objective` and the setting make it.
 
     full : also keep logits, features and `dropout` stochastic passes, which the scores of a table need.
-    attacks : kernels that training did not draw from; the test inputs are perturbed by them too.
+    attacks : kernels that training did not draw from, by which the test inputs are perturbed too; or ("advglue",) for
+        the attacks of Adversarial GLUE on this task, which bring their own inputs.
     probe : log the entropy on ambiguous and on clear test inputs after each epoch, for a task that knows them.
     """
 
@@ -56,7 +58,7 @@ class Run:
     splits: tuple[str, ...] = SPLITS
 
     def file(self, folder: Path, split: str) -> Path:
-        """Where the predictions on a split are; "attack" is the test split under the unseen kernels."""
+        """Where the predictions on a split are; "attack" is the test split under the unseen kernels, or the attacks' own."""
         return Path(folder) / f"{self.experiment}-{self.training}-{self.seed}-{split}.parquet"
 
 
@@ -110,8 +112,9 @@ def execute(run: Run, folder, cache) -> list[dict]:
         predict(classifier, task[split], kernel, run.k, samples=run.samples, internals=keep,
                 dropout=run.dropout if keep else 0, meta={**facts, "split": split}).save(run.file(folder, split))
     if run.attacks and "test" in run.splits:
-        predict(classifier, task["test"], task.perturbation(run.attacks), run.k,
-                meta={**facts, "split": "attack"}).save(run.file(folder, "attack"))
+        own = run.attacks == ("advglue",)
+        data, attack = (advglue(task.name), None) if own else (task["test"], task.perturbation(run.attacks))
+        predict(classifier, data, attack, run.k, meta={**facts, "split": "attack"}).save(run.file(folder, "attack"))
     return [{"experiment": run.experiment, "training": run.training, "seed": run.seed, **entry} for entry in log]
 
 

@@ -20,7 +20,8 @@ from . import paths
 from .perturb import Input
 from .predict import distributions
 
-HUB_REVISIONS = {"sentence-transformers/all-MiniLM-L6-v2": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"}
+HUB_REVISIONS = {"sentence-transformers/all-MiniLM-L6-v2": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+                 "Qwen/Qwen2.5-0.5B-Instruct": "7ae557604adf67be50417f59c2c2f167def9a775"}
 MAX_LENGTH = 128
 
 
@@ -43,7 +44,7 @@ class CallableModel:
         self.function, self.batch_size, self.name = function, batch_size, name
 
     def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
-        unique, where = _distinct(inputs)
+        unique, where = distinct(inputs)
         return self._rows(unique)[where]
 
     def _rows(self, unique):
@@ -69,6 +70,7 @@ class EncoderClassifier:
     """
 
     rows_per_input = 1  # rows of the network's batch that one input takes
+    adapter_task = "SEQ_CLS"  # what peft calls this kind of model
 
     def __init__(self, model, tokenizer, batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
                  cache: Path | None = None):
@@ -84,18 +86,22 @@ class EncoderClassifier:
         """(n, C) tensor of the classes' logits, from the network's (n * rows_per_input, W)."""
         return logits
 
+    def forward(self, model, batch, **options):
+        """The network's output on a padded batch; `model` is this classifier's own, or what training wraps it in."""
+        return model(**batch, **options)
+
     def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
         """(N, C) float64 probabilities. ValueError for an empty input, naming its position."""
-        return self._collect("probs", inputs, lambda batch: {"probs": self._probs(self.model(**batch))})["probs"]
+        return self._collect("probs", inputs, lambda batch: {"probs": self._probs(batch)})["probs"]
 
     def outputs(self, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
         """What one pass gives: "probs" (N, C), "logits" (N, C), and "features" (N, D), the last hidden state at the
         first token, which the head reads."""
 
         def read(batch):
-            out = self.model(**batch, output_hidden_states=True)
+            out = self.forward(self.model, batch, output_hidden_states=True)
             logits, first = self.class_logits(out.logits.float()), out.hidden_states[-1][:, 0].float()
-            return {"probs": self._probs(out), "logits": logits, "features": self._features(first, logits)}
+            return {"probs": logits.softmax(-1).double(), "logits": logits, "features": self._features(first, logits)}
 
         return self._collect("outputs", inputs, read)
 
@@ -109,18 +115,22 @@ class EncoderClassifier:
 
         if passes < 1:
             raise ValueError(f"passes = {passes}: dropout needs at least one stochastic pass")
-        read = lambda batch: {"probs": torch.stack([self._probs(self.model(**batch)) for _ in range(passes)], 1)}
+        read = lambda batch: {"probs": torch.stack([self._probs(batch) for _ in range(passes)], 1)}
         return self._collect(f"dropout {passes} {seed}", inputs, read, seed)["probs"]
 
-    def _probs(self, out):
-        return self.class_logits(out.logits.float()).softmax(-1).double()
+    def _probs(self, batch):
+        return self.class_logits(self.forward(self.model, batch).logits.float()).softmax(-1).double()
 
     def _features(self, first, logits):
         return first
 
+    def _key(self, rows, example):
+        """By what inputs are sorted into batches; it tells them apart, so that batches follow from the set alone."""
+        return max(map(len, rows)), example  # longest first: running out of memory shows at once
+
     def _collect(self, what, inputs, read, dropout_seed=None):
         """{name: (N, ...) array} of what `read` gets from each batch, computed once or found in the cache as `what`."""
-        unique, where = _distinct(inputs)
+        unique, where = distinct(inputs)
         if not self.cache:
             rows = self._rows(unique, read, dropout_seed)
         else:
@@ -137,12 +147,10 @@ class EncoderClassifier:
 
     def _rows(self, unique, read, dropout_seed):
         import torch
-        from accelerate.utils.memory import should_reduce_batch_size
 
         encoded, r = self.encode(unique), self.rows_per_input
-        lengths = np.reshape([len(ids) for ids in encoded["input_ids"]], (-1, r)).max(1)
-        # longest first: running out of memory shows at once; then by text, so that batches follow from the set alone
-        order = sorted(range(len(unique)), key=lambda i: (lengths[i], unique[i]), reverse=True)
+        keys = [self._key(encoded["input_ids"][i * r:(i + 1) * r], example) for i, example in enumerate(unique)]
+        order = sorted(range(len(unique)), key=keys.__getitem__, reverse=True)
         device = next(self.model.parameters()).device
         was_training = self.model.training
 
@@ -162,19 +170,12 @@ class EncoderClassifier:
             back = np.argsort(order)
             return {name: np.concatenate(parts)[back] for name, parts in found.items()}
 
-        size = self.batch_size
         try:
             self.model.train(dropout_seed is not None)
             for module in self.model.modules():
                 if hasattr(module, "running_mean"):  # normalisation over the batch is no dropout
                     module.eval()
-            while True:
-                try:
-                    return forward(size)
-                except RuntimeError as error:
-                    if size == 1 or not should_reduce_batch_size(error):
-                        raise
-                size //= 2  # outside of the handler, whose traceback holds on to the tensors
+            return within_memory(forward, self.batch_size)
         finally:
             self.model.train(was_training)
 
@@ -220,14 +221,16 @@ class EncoderChoice(EncoderClassifier):
         return first.unflatten(0, logits.shape)[range(len(logits)), logits.argmax(-1)]
 
 
-def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False,
-               train_layers: int | None = None, **options) -> EncoderClassifier:
+def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False, causal: bool = False,
+               dtype: str | None = None, train_layers: int | None = None, **options) -> EncoderClassifier:
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
     revision (safetensors only, no remote code). n_classes : width of a new head. choice : an EncoderChoice with
-    n_classes options instead; a saved one is recognised. train_layers : leave only the last so many transformer
-    layers, pooler and head trainable. options : of EncoderClassifier. Runs on the GPU where there is one.
+    n_classes options instead; a saved one is recognised. causal : a ChoiceLM instead; a saved one is recognised, and
+    its answers, score and template are the default. dtype : of the weights, "float32" by default; that of a causal
+    model on a GPU is "bfloat16". train_layers : leave only the last so many transformer layers, pooler and head
+    trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
     Raises NotAvailableError if no place has the model; ValueError if it has fewer layers.
     """
     import torch
@@ -236,12 +239,15 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
     where = {} if folder else {"revision": HUB_REVISIONS.get(str(source), "main")}
     width = 1 if choice else n_classes
-    head = {} if width is None else {"num_labels": width}
+    head = {} if width is None or causal else {"num_labels": width}
     torch.manual_seed(seed)  # the new head
     try:
         with quiet(transformers):
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder or source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **where, **head)
+            causal |= folder is not None and hasattr(transformers.AutoConfig.from_pretrained(folder), "sua_choice_lm")
+            auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
+            dtype = dtype or ("bfloat16" if causal and torch.cuda.is_available() else "float32")
+            model = auto.from_pretrained(folder or source, dtype=getattr(torch, dtype), use_safetensors=True,
+                                         trust_remote_code=False, **where, **head)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder or source, trust_remote_code=False, **where)
     except OSError as error:
         if folder:
@@ -249,18 +255,27 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
         raise paths.not_available("model", str(source), type(error).__name__) from error
     if train_layers is not None:
         _freeze(model, train_layers)
+    options = {"name": str(source), **options}
+    if causal:
+        from .causal import ChoiceLM
+
+        return ChoiceLM(on_device(model), tokenizer, **getattr(model.config, "sua_choice_lm", {}) | options)
     choices = choice and n_classes or getattr(model.config, "sua_choices", None)
     if choice and not choices:
         raise ValueError(f"{source} was not saved as a multiple-choice model: give n_classes, the number of options")
-    return _wrap(model, tokenizer, choices, **{"name": str(source), **options})
+    return _wrap(model, tokenizer, choices, **options)
 
 
 def _wrap(model, tokenizer, choices, **options):
+    options |= {"choices": choices} if choices else {}
+    return (EncoderChoice if choices else EncoderClassifier)(on_device(model), tokenizer, **options)
+
+
+def on_device(model):
+    """The model on the GPU where there is one."""
     import torch
 
-    options |= {"choices": choices} if choices else {}
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return (EncoderChoice if choices else EncoderClassifier)(model, tokenizer, **options)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _freeze(model, train_layers):
@@ -278,7 +293,7 @@ def _freeze(model, train_layers):
             part.requires_grad_(True)
 
 
-def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: int = 64, layers: int = 2,
+def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: int = 48, layers: int = 2,
                  dropout: float = 0.1, choice: bool = False) -> EncoderClassifier:
     """An untrained two-layer BERT with a word-level vocabulary of `texts`: trains in seconds on one core.
 
@@ -287,23 +302,31 @@ def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: 
     """
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import processors
 
-    words = sorted({word for text in texts for part in ([text] if isinstance(text, str) else text)
-                    for word in part.lower().split()})
-    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    tokenizer = word_tokenizer(texts, processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2)),
+                               cls_token="[CLS]", sep_token="[SEP]")
     config = transformers.BertConfig(
-        vocab_size=len(vocabulary), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
         intermediate_size=2 * hidden, max_position_embeddings=MAX_LENGTH, num_labels=1 if choice else n_classes,
-        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+        hidden_dropout_prob=dropout, attention_probs_dropout_prob=0, initializer_range=hidden ** -0.5)
     torch.manual_seed(seed)
     model = transformers.BertForSequenceClassification(config)
     return _wrap(model, tokenizer, n_classes if choice else None, name="tiny-bert")
+
+
+def word_tokenizer(texts: Sequence[Input], post_processor, **special):
+    """A tokenizer whose tokens are [PAD], [UNK], the special ones, and the lower-case words of `texts`."""
+    import transformers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", **special}
+    words = sorted({word for text in texts for part in ([text] if isinstance(text, str) else text)
+                    for word in part.lower().split()})
+    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate([*special.values(), *words])}, "[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
+    core.post_processor = post_processor
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, **special)
 
 
 def encode(tokenizer, inputs: Sequence[Input], max_length: int) -> dict:
@@ -315,6 +338,19 @@ def encode(tokenizer, inputs: Sequence[Input], max_length: int) -> dict:
     return dict(tokenizer(*map(list, zip(*rows)), truncation=True, max_length=max_length))
 
 
+def within_memory(run: Callable, size: int):
+    """run(size), with half the size as often as a batch of that size does not fit into memory."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    while True:
+        try:
+            return run(size)
+        except RuntimeError as error:
+            if size == 1 or not should_reduce_batch_size(error):
+                raise
+        size //= 2  # outside of the handler, whose traceback holds on to the tensors
+
+
 def progress(iterable=None, desc=None, total=None):
     """A bar for anything longer than five seconds; on the terminal itself while the runner executes a notebook."""
     file = sys.__stderr__ if paths.stage_folder() else sys.stderr
@@ -322,7 +358,7 @@ def progress(iterable=None, desc=None, total=None):
                 mininterval=0.5 if file.isatty() or not paths.stage_folder() else 30)
 
 
-def _distinct(inputs):
+def distinct(inputs):
     """The distinct inputs in order of appearance, and the (N,) place of each input among them."""
     inputs = list(inputs)
     if not inputs:

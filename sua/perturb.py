@@ -14,6 +14,7 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 Input = str | tuple[str, ...]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 RETRIES = 8  # draws until a variant differs from x; some texts offer a kernel nothing to change
 
 
@@ -70,6 +71,41 @@ def on_first(perturbation: Perturbation) -> Perturbation:
     """The kernel on the first text of a tuple alone: the question of a multiple-choice input, not its options."""
     rewrite = perturbation.rewrite
     return Perturbation(perturbation.name, lambda example, rng: (rewrite(example[0], rng), *example[1:]))
+
+
+def _reordered(example, rng):
+    if not has_options(example):
+        raise ValueError(f"{example!r} has no options to reorder: give a tuple (question, option_1, option_2, ...)")
+    return example[0], *(example[1 + i] for i in rng.permutation(len(example) - 1))
+
+
+# the same options in another order; prediction and training map what comes of it back onto the order of x
+OPTION_ORDER = Perturbation("option_order", _reordered)
+
+
+def lettered(options: Sequence[str]) -> str:
+    """The options of a question as lines "A. ..."."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
+
+
+def has_options(example: Input) -> bool:
+    """Whether it is a tuple (question, option_1, option_2, ...), and not a text or a pair of texts."""
+    return not isinstance(example, str) and len(example) > 2
+
+
+def option_columns(orbits: Sequence[Sequence[Input]], n_classes: int) -> np.ndarray:
+    """(N, L, C) places of the options of each orbit's first input among those of its L members.
+
+    Options are known by their text, equal ones by their order; without options, or with others, all stay in place.
+    """
+    columns = np.tile(np.arange(n_classes), (len(orbits), len(orbits[0]), 1))
+    rank = lambda example: sorted(range(len(example) - 1), key=lambda j: example[1 + j])
+    for places, orbit in zip(columns, orbits):
+        if has_options(orbit[0]):
+            for place, member in zip(places, orbit):
+                if sorted(member[1:]) == sorted(orbit[0][1:]):
+                    place[rank(orbit[0])] = rank(member)
+    return columns
 
 
 def synonyms(groups: Sequence[Sequence[str]], rate: float = 0.5, name: str = "synonyms") -> Perturbation:

@@ -263,6 +263,7 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     data : a split of a Task, or a list of texts or tuples of texts. From a split come ids, labels and label_dist, and,
         where it has them, clarifications with their weights: `clarified` is the model's answer to each.
     perturbation : a sua.perturb.Perturbation; None leaves `perturbed` out.
+        A variant with x's options in another order gives its probabilities in x's order.
     k : number of variants per input, drawn with `seed`.
     labels : (N,) class indices; for a plain list, or in the place of the split's own.
     samples : how many answers per input to draw from p(.|x), for self-consistency.
@@ -274,7 +275,7 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     Raises ValueError for dropout with a model that has none, or a number Z of clarifications that varies.
     """
     from . import tasks
-    from .perturb import variants
+    from .perturb import has_options, option_columns, variants
 
     expect(dropout == 0 or hasattr(model, "dropout_proba"), lambda: f"dropout = {dropout}, but "
            f"{type(model).__name__} has no dropout_proba(inputs, passes, seed): set dropout=0 or give an encoder")
@@ -297,6 +298,10 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     run = model.outputs if internals and hasattr(model, "outputs") else lambda x: {"probs": model.predict_proba(x)}
     found = {name: np.reshape(rows, (len(inputs), len(orbits[0]), -1))
              for name, rows in run([x for orbit in orbits for x in orbit]).items()}
+    c = found["probs"].shape[-1]
+    found["probs"] = np.take_along_axis(found["probs"], option_columns(orbits, c), -1)
+    if min(counts := [len(x) - 1 if has_options(x) else c for x in inputs]) < c:
+        given["n_classes"] = counts
     given |= {name: rows[:, 0] for name, rows in found.items()}
     after = 1 + len(drawn[0])
     given |= {"perturbed": found["probs"][:, 1:after]} if perturbation else {}

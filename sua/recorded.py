@@ -93,13 +93,14 @@ def ambient(seed: int = 0) -> Dataset:
 
 
 def advglue(task: str) -> Dataset:
-    """Adversarial GLUE (Wang et al., NeurIPS 2021): attacks on GLUE's "sst2" or "mnli" that people found to keep the
-    label, in the common schema. ValueError for another task."""
-    columns = {"sst2": ("sentence",), "mnli": ("premise", "hypothesis")}
-    if task not in columns:
-        raise ValueError(f"task = {task!r}: AdvGLUE is read for {' and '.join(columns)}")
-    rows = [row for row in _json_lines("advglue", "validation") if row["task"] in (task, f"{task}-mm")]
-    texts = {ours: [row[theirs] for row in rows] for ours, theirs in zip(("text", "text_pair"), columns[task])}
+    """Adversarial GLUE (Wang et al., NeurIPS 2021): attacks on the task "sst2" or "chaosnli" (there on GLUE's MNLI) that
+    people found to keep the label, in the common schema. ValueError for another task."""
+    known = {"sst2": ({"sst2"}, ("sentence",)), "chaosnli": ({"mnli", "mnli-mm"}, ("premise", "hypothesis"))}
+    if task not in known:
+        raise ValueError(f"task = {task!r}: AdvGLUE is read for {' and '.join(known)}")
+    parts, columns = known[task]
+    rows = [row for row in _json_lines("advglue", "validation") if row["task"] in parts]
+    texts = {ours: [row[theirs] for row in rows] for ours, theirs in zip(("text", "text_pair"), columns)}
     return Dataset.from_dict({"id": [row["id"] for row in rows], **texts, "label": [row["label"] for row in rows]})
 
 

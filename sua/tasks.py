@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
 from . import paths
-from .perturb import KERNELS, Input, Perturbation, mixture, on_first
+from .perturb import KERNELS, OPTION_ORDER, Input, Perturbation, mixture, on_first
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -51,9 +51,11 @@ class Task:
             kernels = [self.perturbation(name) for name in names]
             return kernels[0] if len(kernels) == 1 else mixture(*kernels)
         known = {**KERNELS, **self.kernels}
+        if self.is_multiple_choice:
+            known = {name: on_first(kernel) for name, kernel in known.items()} | {OPTION_ORDER.name: OPTION_ORDER}
         if names not in known:
             raise ValueError(f"task {self.name!r} has no perturbation {names!r}; known: {', '.join(known)}")
-        return on_first(known[names]) if self.is_multiple_choice else known[names]
+        return known[names]
 
     @property
     def is_multiple_choice(self) -> bool:

@@ -23,9 +23,10 @@ from datasets import Dataset
 from filelock import FileLock
 
 from . import paths, scores
+from .causal import ChoiceLM, tiny_llama
 from .models import EncoderClassifier, load_model, progress, quiet, tiny_encoder
 from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
-from .perturb import Perturbation
+from .perturb import Perturbation, has_options, option_columns
 from .tasks import Task, inputs
 
 
@@ -67,18 +68,19 @@ class VariantData(torch.utils.data.Dataset):
             variants = self.perturbation.sample(x, k, np.random.default_rng([self.seed, epoch, i]))
         elif self.objective.variants == "copies":
             variants = [x] * k
-        return {"item": i, "label": self.labels[i], "encoded": self.classifier.encode([x, *variants])}
+        return {"item": i, "label": self.labels[i], "orbit": [x, *variants]}
 
     def collate(self, items):
         """Clean rows first, then the variants item by item, in one padding: one forward pass of (K+1)B inputs."""
-        clean = self.classifier.rows_per_input
-        rows = [(item["encoded"], j) for item in items for j in range(clean)]
-        rows += [(item["encoded"], j) for item in items for j in range(clean, len(item["encoded"]["input_ids"]))]
-        batch = {name: [encoded[name][j] for encoded, j in rows] for name in items[0]["encoded"]}
+        rows = [item["orbit"][0] for item in items] + [variant for item in items for variant in item["orbit"][1:]]
+        batch = self.classifier.encode(rows)
+        orbits, options = [item["orbit"] for item in items], {}
+        if has_options(rows[0]):  # a variant may have them in another order
+            options["columns"] = torch.from_numpy(option_columns(orbits, max(map(len, rows)) - 1)[:, 1:])
         chosen = [item["item"] for item in items]
         soft = {} if self.soft is None else {"label_dist": torch.from_numpy(self.soft[chosen])}
-        return {**self.classifier.tokenizer.pad(batch, return_tensors="pt"), **soft, "items": torch.tensor(chosen),
-                "labels": torch.tensor([item["label"] for item in items])}
+        return {**self.classifier.tokenizer.pad(batch, return_tensors="pt"), **soft, **options,
+                "items": torch.tensor(chosen), "labels": torch.tensor([item["label"] for item in items])}
 
 
 def _needed(perturbation, objective):
@@ -114,14 +116,15 @@ class SUATrainer(transformers.Trainer):
     def compute_loss(self, model, batch, return_outputs=False, num_items_in_batch=None):
         batch, objective = dict(batch), self.objective
         labels, items, label_dist = batch.pop("labels"), batch.pop("items"), batch.pop("label_dist", None)
-        b, variants = len(labels), None
-        forward = lambda: self.classifier.class_logits(model(**batch).logits.float())
+        columns, b, variants = batch.pop("columns", None), len(labels), None
+        forward = lambda: self.classifier.class_logits(self.classifier.forward(model, batch).logits.float())
         if objective.variants in ADVERSARIAL:
             logits, variants = adversarial_logits(objective, forward, self.model.get_input_embeddings(), batch, labels)
         else:
             logits = forward()
             if objective.k:
                 logits, variants = logits[:b], logits[b:].unflatten(0, (b, objective.k))
+                variants = variants if columns is None else variants.gather(-1, columns)
         loss, terms = objective(logits, variants, labels, label_dist)
         terms = {name: value.detach() for name, value in terms.items()}
         if not torch.isfinite(loss):
@@ -149,7 +152,8 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
           cache=None, **model_options):
     """Train a model on task["train"] and return (EncoderClassifier, log); resumes what was interrupted.
 
-    model : "tiny" (a two-layer BERT from scratch) or what `load_model` takes; model_options go to either.
+    model : "tiny" (a two-layer BERT from scratch), "tiny_llama", or what `load_model` takes, with causal=True for a
+    causal model whose options are the task's label names; model_options go to either.
     epochs, batch_size : there are epochs * ceil(N / batch_size) optimizer steps, whatever the objective.
     compute_k : equal compute for all objectives. A step has batch_size * (compute_k + 1) rows, so that an objective of
     fewer passes per item sees more items, and more often. None: batch_size items, over all processes, per step.
@@ -161,15 +165,16 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
     """
     perturbation = _needed(perturbation, objective)
+    classifier = _untrained(model, task, seed, model_options)
+    causal = ["causal"] if isinstance(classifier, ChoiceLM) else []
     world = [f"world_{task.source['world']}"] if "world" in task.source else []  # it holds kernels
     recipe = {"model": model, "task": task.name, "data": task.digest, "objective": asdict(objective), "seed": seed,
               "perturbation": perturbation and perturbation.name, "epochs": epochs, "batch_size": batch_size,
               "compute_k": compute_k, "learning_rate": learning_rate, "lora": lora, "arguments": arguments,
               "probes": {name: _digest(inputs(split)) for name, split in (probes or {}).items()},
-              "code": paths.code_digest("objectives", "training", "models", "perturb", *world),
+              "code": paths.code_digest("objectives", "training", "models", "perturb", *causal, *world),
               "model_options": model_options, "versions": [torch.__version__, transformers.__version__],
               "threads": torch.get_num_threads()}
-    classifier = _untrained(model, task, seed, model_options)
     per_epoch = math.ceil(len(task["train"]) / batch_size)
     items = batch_size if compute_k is None else max(1, round(batch_size * (compute_k + 1) / objective.passes))
     args = transformers.TrainingArguments(**{
@@ -217,11 +222,15 @@ def _one_training(folder, args):
 
 
 def _untrained(model, task, seed, options):
-    if task.is_multiple_choice:
+    known = [text for split in task.splits.values() for text in inputs(split)]  # words only, no labels
+    if model == "tiny_llama":
+        return tiny_llama(known, None if task.is_multiple_choice else task.label_names, seed, **options)
+    if task.is_multiple_choice and not options.get("causal"):
         options = {"choice": True, **options}
     if model == "tiny":
-        known = [text for split in task.splits.values() for text in inputs(split)]  # words only, no labels
         return tiny_encoder(known, task.n_classes, seed, **options)
+    if options.get("causal") and not task.is_multiple_choice:
+        options = {"answers": task.label_names, **options}
     return load_model(model, task.n_classes, seed, **options)
 
 
@@ -230,7 +239,8 @@ def _fit(classifier, args, task, objective, perturbation, probes, lora, folder):
     if lora is not None:
         import peft
 
-        classifier.model = peft.get_peft_model(classifier.model, peft.LoraConfig(task_type="SEQ_CLS", **lora))
+        classifier.model = peft.get_peft_model(classifier.model, peft.LoraConfig(
+            task_type=classifier.adapter_task, **lora))
     trainer = SUATrainer(classifier, args, task["train"], objective, perturbation, probes, callbacks=[
         _CompleteCheckpoints(), _Bar(f"train {task.name} {objective.name} seed {args.seed}")])
     trainer.remove_callback(transformers.PrinterCallback)

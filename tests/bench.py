@@ -4,17 +4,25 @@ Each benchmark returns rows (what, ratio, accepted): medians over interleaved re
 information only. The exit status is 1 if a ratio exceeds what is accepted.
 """
 
+import json
+import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
+import numpy as np
+import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
+from torch.nn.utils.rnn import pad_sequence
 
 import sua
-from sua.models import tiny_encoder
+from sua.causal import tiny_llama
+from sua.generation import Entailment, GenerativeLM, generation_score, meaning_clusters
+from sua.models import EncoderClassifier, tiny_encoder
 from sua.tasks import inputs
 from sua.training import SUATrainer
 
@@ -89,12 +97,138 @@ def equal_compute():
     return [(f"{name}: training time", other / erm, None) for name, other in zip(names[1:], others)]
 
 
-BENCHMARKS = {"objective_step": objective_step, "equal_compute": equal_compute}
+def choice_scoring():
+    """Four options of eight variants of a question, with and without a shared paragraph, over plain forward passes."""
+    words = [f"word{i}" for i in range(500)]
+    rng = np.random.default_rng(0)
+    text = lambda n: " ".join(rng.choice(words, n))
+    lm = tiny_llama(words, hidden=256, layers=4, dropout=0, max_length=512)
+
+    def questions(context, question, option, count=2):
+        return [(f"{paragraph} {text(question)}", *options) for _ in range(count)
+                for paragraph, options in [(text(context), [text(option) for _ in range(4)])] for _ in range(8)]
+
+    def rows(inputs):
+        return [torch.tensor(lm.tokenizer(f"{prompt} : {option}")["input_ids"]) for prompt, *options in inputs
+                for option in options]
+
+    @torch.inference_mode()
+    def plain(inputs, size):
+        for start in range(0, len(found := rows(inputs)), size):
+            ids = pad_sequence(found[start:start + size], batch_first=True)
+            log_p = lm.model(ids, attention_mask=(ids > 0).long()).logits.log_softmax(-1)
+            log_p[:, :-1].gather(2, ids[:, 1:, None])
+
+    results = []
+    for what, inputs, accepted in (("shared paragraph", questions(200, 15, 3), 1 / 3),
+                                   ("no paragraph", questions(0, 15, 3), 1.0),
+                                   ("options of one token", questions(0, 15, 1), 1.0)):
+        ours, batched, single = seconds(lambda: lm.predict_proba(inputs), lambda: plain(inputs, 32),
+                                        lambda: plain(inputs, 1), repetitions=3)
+        results += [(f"{what}: over batches of 32", ours / batched, accepted),
+                    (f"{what}: over one by one", ours / single, accepted)]
+    return results
+
+
+ROOT = Path(__file__).parents[1]
+LM_POLYGRAPH = ROOT / "build" / "lm_polygraph" / "venv"
+THEIRS = """
+import json, sys
+import transformers
+from lm_polygraph import WhiteboxModel
+from lm_polygraph.defaults.register_default_stat_calculators import register_default_stat_calculators
+from lm_polygraph.estimators import (MaximumSequenceProbability, MeanTokenEntropy,
+                                     MonteCarloSequenceEntropy, Perplexity, SemanticEntropy)
+from lm_polygraph.utils.builder_enviroment_stat_calculator import BuilderEnvironmentStatCalculator
+from lm_polygraph.utils.dataset import Dataset
+from lm_polygraph.utils.manager import UEManager
+
+folder, nli = sys.argv[1:]
+questions = json.load(open(f"{folder}/questions.json"))
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+model = WhiteboxModel(transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
+calculators = register_default_stat_calculators("Whitebox", output_attentions=False, output_hidden_states=False,
+                                                deberta_batch_size=32)
+for calculator in calculators:
+    if "nli_model" in calculator.cfg:
+        calculator.cfg.nli_model.deberta_path = nli
+greedy = [MaximumSequenceProbability(), Perplexity(), MeanTokenEntropy()]
+more = {"greedy": [], "samples": [MonteCarloSequenceEntropy()], "semantic entropy": [SemanticEntropy()]}
+for line in sys.stdin:
+    estimators = [*greedy, *more[line.strip()]]
+    manager = UEManager(Dataset(questions, questions, batch_size=32), model, estimators,
+                        BuilderEnvironmentStatCalculator(model), calculators, [], [], [], ignore_exceptions=False,
+                        verbose=False, max_new_tokens=20)
+    manager()
+    print(json.dumps([manager.estimations["sequence", str(estimator)] for estimator in greedy]), flush=True)
+"""
+
+
+def lm_polygraph():
+    """Scores of free-form answers of a tiny Llama over those of lm-polygraph's manager, both at 32 questions per batch.
+
+    Its samples are drawn one after another, ours all at once, which takes 11 times the memory. Needs the internet once,
+    for a virtual environment of its own in build/.
+    """
+    if not LM_POLYGRAPH.exists():
+        subprocess.run([sys.executable, "-m", "venv", LM_POLYGRAPH], check=True)
+        subprocess.run([LM_POLYGRAPH / "bin/python", "-m", "pip", "install", "-q", "torch==2.13.0",
+                        "lm-polygraph==0.7.*"], check=True)
+    words = [f"w{i}" for i in range(2000)]
+    rng = np.random.default_rng(0)
+    questions = [" ".join(rng.choice(words, rng.integers(5, 40))) for _ in range(64)]
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+        {token: i for i, token in enumerate(["<pad>", "</s>", *words])}, "<pad>"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, pad_token_id=0, bos_token_id=None, eos_token_id=1))
+    model.lm_head.weight.data *= 20
+    classes = ("contradiction", "neutral", "entailment")
+    nli = EncoderClassifier(transformers.DebertaV2ForSequenceClassification(transformers.DebertaV2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        id2label=dict(enumerate(classes)), label2id={name: i for i, name in enumerate(classes)})), tokenizer,
+        batch_size=32)
+    white_box = ("sequence_nll", "perplexity", "mean_token_entropy")
+
+    def ours(kind):
+        m = 0 if kind == "greedy" else 10
+        lm = GenerativeLM(model, tokenizer, template="{question}", max_new_tokens=20, batch_size=32 * (m + 1))
+        generations = lm.generate(questions, m=m, p_true=False)
+        if kind == "semantic entropy":
+            clusters = meaning_clusters(generations, Entailment(nli, 2))
+            generation_score(generations, "semantic_entropy", clusters)
+        return [generation_score(generations, name) for name in white_box]
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        nli.save(f"{folder}/nli")
+        Path(folder, "questions.json").write_text(json.dumps(questions))
+        with subprocess.Popen([LM_POLYGRAPH / "bin/python", "-c", THEIRS, folder, f"{folder}/nli"], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+            def theirs(kind):
+                print(kind, file=worker.stdin, flush=True)
+                return json.loads(worker.stdout.readline())
+
+            np.testing.assert_allclose(ours("greedy"), theirs("greedy"), rtol=1e-3)
+            rows = []
+            for kind, repetitions, accepted in (("greedy", 5, 0.2), ("samples", 3, None),
+                                                ("semantic entropy", 1, None)):
+                time_ours, time_theirs = seconds(lambda: ours(kind), lambda: theirs(kind), repetitions=repetitions)
+                rows.append((f"{kind}: time over lm-polygraph's", time_ours / time_theirs, accepted))
+    return rows
+
+
+BENCHMARKS = {"objective_step": objective_step, "equal_compute": equal_compute, "choice_scoring": choice_scoring,
+              "lm_polygraph": lm_polygraph}
 
 if __name__ == "__main__":
     failed = False
     for chosen in sys.argv[1:] or BENCHMARKS:
-        print(f"{chosen}: {BENCHMARKS[chosen].__doc__}")
+        print(f"{chosen}: {BENCHMARKS[chosen].__doc__.splitlines()[0]}")
         for what, ratio, accepted in BENCHMARKS[chosen]():
             failed |= accepted is not None and ratio > accepted
             print(f"  {what:36s} {ratio:6.3f}" + (f"  (accepted: {accepted:.2f})" if accepted else ""), flush=True)

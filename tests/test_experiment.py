@@ -8,8 +8,10 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from sua import OBJECTIVES, Predictions, experiment
+from sua.causal import tiny_llama
 from sua.experiment import Run, execute_all, orbit_log_loss, select, trained, varied
 from sua.perturb import variants
+from sua.recorded import advglue
 from sua.tasks import inputs
 
 SIZES = {"train": 48, "validation": 20, "calibration": 16, "test": 24}
@@ -36,6 +38,15 @@ def test_a_run_saves_every_split_and_the_attack(tmp_path):
     attack = Predictions.load(run.file(tmp_path, "attack"))
     drawn = variants(inputs(task["test"]), task.perturbation("rare"), 2)
     np.testing.assert_allclose(attack.perturbed.reshape(-1, 4), classifier.predict_proba([x for row in drawn for x in row]), atol=1e-6)
+
+
+def test_the_attacks_of_adversarial_glue_bring_their_own_inputs(mirror, tmp_path):
+    setting = {**SETTING, "task": {"name": "sst2", "sizes": SIZES}, "perturbation": ["typos"]}
+    run = replace(RUN, setting=setting, attacks=("advglue",), splits=("test",))
+    execute_all([run], tmp_path, tmp_path / "models")
+    attack, rows = Predictions.load(run.file(tmp_path, "attack")), advglue("sst2")
+    assert attack.perturbed is None and list(attack.labels) == list(rows["label"])
+    np.testing.assert_allclose(attack.probs, trained(run, tmp_path / "models")[0].predict_proba(inputs(rows)), atol=1e-6)
 
 
 def test_two_processes_make_the_files_that_one_makes(tmp_path):
@@ -86,3 +97,18 @@ def test_selection_takes_the_least_loss_and_wants_equal_budgets(tmp_path):
 def test_no_workers():
     with pytest.raises(ValueError, match="workers = 0"):
         execute_all([RUN], None, None, workers=0)
+
+
+def test_a_language_model_with_adapters_is_an_experiment_like_any_other(mirror, tmp_path):
+    setting = {"task": {"name": "arc_easy", "sizes": SIZES}, "perturbation": ["typos", "option_order"],
+               "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01, "causal": True,
+                            "lora": {"r": 4, "target_modules": "all-linear"}}}
+    lm = tiny_llama([text for split in experiment.task_of(setting).splits.values() for text in inputs(split)])
+    setting["model"] = str(lm.save(tmp_path / "lm"))
+    run = Run("arc", setting, "sua_tr", replace(OBJECTIVES["sua_tr"], k=1), seed=0, k=4, full=True, splits=("test",))
+    execute_all([run], tmp_path, tmp_path / "models")
+    p = Predictions.load(run.file(tmp_path, "test"))
+    assert p.perturbed.shape == (SIZES["test"], 4, 4)
+    np.testing.assert_allclose(softmax(p.logits, -1), p.probs, atol=1e-6)
+    before = lm.predict_proba(inputs(experiment.task_of(setting)["test"]))
+    assert np.abs(before - p.probs).max() > 1e-3  # the merged adapters are in the model that was read back

@@ -24,6 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from pins import unmet
 from sua import Predictions, report, run
+from sua.causal import tiny_llama
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -114,13 +115,18 @@ def test_readme_shows_the_committed_tables():
     assert text.count("<!-- begin figures/") >= 2
 
 
-def test_the_readme_examples_run(capsys):
+def test_the_readme_examples_run(capsys, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    own_model, clarified = ({}, {})
-    for example, space in zip(examples, (own_model, clarified), strict=True):
+    local = tiny_llama(["Which is larger? the Sun the Moon What floats on water? iron cork granite"])
+    monkeypatch.setattr("sua.models.load_model", lambda name, causal: local)  # stand-ins for the hub and for a server
+    monkeypatch.setattr("sua.remote.RemoteLM", lambda url, name, cache: local)
+    own_model, of_hub, remote, clarified = spaces = ({}, {}, {}, {})
+    for example, space in zip(examples, spaces, strict=True):
         exec(example, space)  # noqa: S102 - the reader would run it too
         assert capsys.readouterr().out.strip()
     assert len(own_model["risk"]) == len(own_model["texts"])
+    assert of_hub["predictions"].n_classes.tolist() == remote["predictions"].n_classes.tolist() == [2, 3]
+    assert not np.allclose(of_hub["predictions"].perturbed, of_hub["predictions"].probs[:, None])
     collapsed, fine = space["sua"].score(clarified["predictions"], "clarification_sua")
     assert collapsed > 0.5 > 0 > fine
 

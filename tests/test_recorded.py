@@ -90,7 +90,7 @@ def test_ambient_clarifications_are_the_linguists_rewrites_and_neutral_for_the_r
 
 def test_advglue_holds_both_mnli_parts_and_refuses_other_tasks(mirror):
     rows = [row for row in lines(mirror, "advglue", "validation") if row["task"].startswith("mnli")]
-    split = advglue("mnli")
+    split = advglue("chaosnli")
     assert inputs(split) == [(row["premise"], row["hypothesis"]) for row in rows]
     assert list(split["label"]) == [row["label"] for row in rows] and len(advglue("sst2")) == 148
     with pytest.raises(ValueError, match="'qqp'"):

@@ -1,0 +1,314 @@
+"""Causal language models as distributions over options: the softmax of ln p(option | prompt).
+
+Prompt and option are tokenised together, since a tokenizer may merge across their boundary. The tokens that the prompt
+alone and the prompt with any of its options all begin with are the trunk; everything after it is scored. So the scores
+of a question's options differ exactly as ln p of the whole texts does.
+
+One forward pass reads the tokens of a batch as a forest: the trunk once for its options, and once for all inputs that
+begin alike. A token attends to the tokens before it in its own text, at the positions these have there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Mapping, Sequence
+
+import numpy as np
+
+from .models import EncoderClassifier, on_device, word_tokenizer
+from .perturb import LETTERS, Input, Perturbation, has_options, lettered
+
+TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "letter": "{question}\n{options}\nAnswer:"}
+ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
+NEVER = 1 << 30
+KNOWN = 100_000  # inputs whose tokens are kept
+
+
+class ChoiceLM(EncoderClassifier):
+    """A causal language model that chooses among options, with its tokenizer.
+
+    An input is a tuple (question, option_1, ..., option_C) or {"question": ..., "choices": [...]}; where the number of
+    options varies, C is the largest and absent ones get probability 0. With `answers`, labels that are the options of
+    every input, an input is a text or a pair of texts.
+
+    score : "sum" of ln p over an option's tokens, their "mean", or "letter": the prompt lists the options as A. B. C.
+        and their letters are compared.
+    template : format string of the prompt, with the fields {question} (a pair's texts, a line each), {0} and {1} (the
+        texts apart) and {options} (the list with letters). A space stands between prompt and option.
+    max_length : tokens at which a prompt with its longest option is cut, at the prompt's beginning.
+
+    "logits" of `outputs` are the scores, "features" the last hidden state at the prompt's last token.
+    ValueError for inputs of another form, and for models whose layers do not take an attention mask of their own.
+    """
+
+    adapter_task = "CAUSAL_LM"
+
+    def __init__(self, model, tokenizer, *, answers: Sequence[str] | None = None, score: str = "sum",
+                 template: str | None = None, batch_size: int = 32, max_length: int = 1024, name: str | None = None,
+                 cache: Path | None = None):
+        super().__init__(model, tokenizer, batch_size, _longest(model, max_length), name, cache)
+        if score not in TEMPLATES:
+            raise ValueError(f"score = {score!r}; known: {', '.join(TEMPLATES)}")
+        if answers is not None and len(set(answers)) < max(2, len(answers)):
+            raise ValueError(f"answers = {answers!r}: give at least two, all different")
+        self.answers, self.score, self.template = answers and tuple(answers), score, template or TEMPLATES[score]
+        self._known = {}
+        try:
+            self.template.format("", "", question="", options="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"template = {template!r} has a field that nothing fills ({error}); known: {{question}}, "
+                             "{options}, {0}, {1}") from None
+        if tokenizer.pad_token is None:  # masked wherever it stands, so any token will do
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+    def encode(self, inputs: Sequence[Input]) -> dict[str, list[list[int]]]:
+        """One row per input: the trunk, then each option's own tokens; "token_type_ids" are 0 and the option's number.
+
+        A masked token of type C ends the rows with fewer than C options.
+        """
+        new = {example: i for i, example in reversed([*enumerate(inputs)]) if example not in self._known}
+        asked = [self._asked(i, example) for example, i in new.items()]
+        texts = [text for prompt, options in asked for text in
+                 (prompt, *(prompt + (" " if prompt[-1:].strip() else "") + option for option in options))]
+        tokens = iter(_tokens(self.tokenizer, texts) if texts else ())
+        rows = [self._row([next(tokens) for _ in (0, *options)], prompt) for prompt, options in asked]
+        self._known.update(zip(new, rows))  # training asks for the same inputs in every epoch
+        rows = [self._known[example] for example in inputs]
+        if len(self._known) > KNOWN:
+            self._known.clear()
+        width = max(kinds[-1] for _, kinds in rows)
+        absent = [[width] if kinds[-1] < width else [] for _, kinds in rows]
+        return {"input_ids": [ids + [0] * len(end) for (ids, _), end in zip(rows, absent)],
+                "token_type_ids": [kinds + end for (_, kinds), end in zip(rows, absent)],
+                "attention_mask": [[1] * len(ids) + [0] * len(end) for (ids, _), end in zip(rows, absent)]}
+
+    def _asked(self, i, example):
+        """(prompt, options as they are scored)."""
+        if self.answers:
+            texts, options = (example,) if isinstance(example, str) else example, self.answers
+            if len(texts) > 2:
+                raise ValueError(f"inputs[{i}] = {example!r}: with answers an input is a text or a pair; leave answers "
+                                 "out for questions that bring their options along")
+        else:
+            if not has_options(example):
+                raise ValueError(f"inputs[{i}] = {example!r} is not a question with options: give a tuple (question, "
+                                 "option_1, option_2, ...), or answers, which are then the options of every input")
+            texts, options = example[:1], example[1:]
+        listing = lettered(options)
+        if self.score == "letter":
+            if len(options) > len(LETTERS):
+                raise ValueError(f"inputs[{i}] has {len(options)} options, there are {len(LETTERS)} letters: take "
+                                 "score='sum' or 'mean'")
+            options = LETTERS[:len(options)]
+        return self.template.format(*texts, question="\n".join(texts), options=listing), options
+
+    def _row(self, tokens, prompt):
+        """Tokens of the trunk and then of each option, and the number of the option that each belongs to."""
+        trunk = os.path.commonprefix(tokens)
+        options = [row[len(trunk):] for row in tokens[1:]]
+        if not all(options):
+            raise ValueError(f"an option after the prompt {prompt!r} has no token: give it characters that the "
+                             "tokenizer knows")
+        start = int(trunk[:1] == [self.tokenizer.bos_token_id])  # the first token, if it begins every text, is kept
+        excess = max(0, len(trunk) + max(map(len, options)) - 1 - self.max_length)
+        if len(trunk) <= excess + start * (excess > 0):
+            raise ValueError(f"the prompt {prompt!r} has no token left before its options: begin the template with a "
+                             f"word, raise max_length = {self.max_length} or shorten the options")
+        trunk = trunk[:start] + trunk[start + excess:]
+        kinds = [0] * len(trunk) + [j for j, option in enumerate(options, 1) for _ in option]
+        return trunk + sum(options, []), kinds
+
+    def forward(self, model, batch, output_hidden_states: bool = False):
+        """`logits` (n, C, 2): for each option the sum of ln p over its tokens, and their number."""
+        import torch
+
+        ids, kinds, real = batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
+        # stochastic passes and their gradients are each input's own
+        plan = _plan(*(tensor.cpu().numpy() for tensor in (ids, kinds, real)), share=not self.model.training,
+                     hidden=self.model.config.get_text_config().hidden_size)
+        plan.before, plan.which = np.unique(plan.before, return_inverse=True)
+        plan = SimpleNamespace(**{name: torch.from_numpy(array).to(ids.device) for name, array in vars(plan).items()})
+        words = self.model.get_input_embeddings()(ids).flatten(0, 1)[plan.source]
+        # the head is the widest layer: it reads only the tokens after which an option's token stands
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda module, args: (args[0].flatten(0, 1)[plan.before],))
+        try:
+            out = model(inputs_embeds=words, attention_mask=_mask(plan, words.dtype), use_cache=False,
+                        position_ids=plan.depth * (plan.depth < NEVER), output_hidden_states=output_hidden_states)
+        finally:
+            hook.remove()
+        logits, where = out.logits.float(), (plan.row, plan.column)
+        log_p = logits[plan.which, ids[where]] - logits.logsumexp(-1)[plan.which]
+        sums = lambda values: log_p.new_zeros(len(ids), 1 + int(kinds.max())).index_put(
+            (plan.row, kinds[where]), values, accumulate=True)[:, 1:]
+        count = sums(torch.ones_like(log_p))
+        total = sums(log_p).masked_fill(count == 0, ABSENT)
+        hidden = output_hidden_states and [out.hidden_states[-1].flatten(0, 1)[plan.last][:, None]]
+        return SimpleNamespace(logits=torch.stack([total, count.clamp(min=1)], -1), hidden_states=hidden)
+
+    def class_logits(self, logits):
+        return logits[..., 0] / logits[..., 1] if self.score == "mean" else logits[..., 0]
+
+    def _key(self, rows, example):
+        return rows, example  # inputs that begin alike come into one batch
+
+    def _collect(self, what, inputs, read, dropout_seed=None):
+        inputs = [(x["question"], *x["choices"]) if isinstance(x, Mapping) else x for x in inputs]
+        what = f"{what} {self.answers} {self.score} {self.template}"
+        return super()._collect(what, inputs, read, dropout_seed)
+
+    def save(self, folder) -> Path:
+        self.model.config.sua_choice_lm = {"answers": self.answers, "score": self.score, "template": self.template}
+        return super().save(folder)
+
+
+def _tokens(tokenizer, texts):
+    if not tokenizer.is_fast:
+        return tokenizer(texts)["input_ids"]
+    core = tokenizer.backend_tokenizer  # its ids alone: what a call adds to them takes three times as long
+    core.no_padding()
+    core.no_truncation()
+    return [found.ids for found in core.encode_batch_fast(texts)]
+
+
+def _longest(model, max_length):
+    """Tokens that every layer of the model sees at once. ValueError for a model that reads no forest."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if (not model._supports_attention_backend or model._is_stateful or "flash" in config._attn_implementation
+            or kinds - {"full_attention", "sliding_attention"}):
+        raise ValueError(f"{type(model).__name__} with attention {config._attn_implementation!r} takes no attention "
+                         "mask per pair of tokens: load a transformer with attn_implementation='sdpa'")
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    return min(filter(None, [max_length, *limits]))
+
+
+def _plan(ids, kinds, real, share, hidden):
+    """Where the tokens of a batch (n, T) stand in a forest of rows (R, W): arrays by name.
+
+    source : (R, W) flat place in the batch of each token; depth, kind, owner : its position, option and input.
+    reach : (n, n) depth below which the trunk of one input is also that of another in its row.
+    row, column : (M,) the scored tokens; before : (M,) flat places in the forest after which they stand.
+    last : (n,) flat places of the trunks' last tokens.
+    """
+    order = np.array(sorted(range(len(ids)), key=lambda i: ids[i, (real[i] > 0) & (kinds[i] == 0)].tolist()))
+    ids, kinds, real = ids[order], kinds[order], real[order] > 0
+    n, columns = len(ids), np.arange(ids.shape[1])
+    trunk, scored = real & (kinds == 0), real & (kinds > 0)
+    length = trunk.sum(1)
+    first, ends = np.diff(kinds, axis=1, prepend=0) != 0, np.diff(kinds, axis=1, append=0) != 0
+    begins = np.maximum.accumulate(np.where(first, columns, 0), 1)
+    depth = np.where(trunk, trunk.cumsum(1) - 1, length[:, None] + columns - begins)
+    read = trunk | scored & ~ends  # an option's last token is only predicted
+    shared = np.zeros(n, int)
+    if share:
+        left = np.where(columns < length[:, None], np.take_along_axis(ids, np.argsort(~trunk, 1, kind="stable"), 1), -1)
+        alike = ((left[1:] == left[:-1]) & (left[1:] >= 0)).cumprod(1).sum(1)
+        shared[1:] = np.minimum(alike, length[1:] - 1)  # its last token is always an input's own
+    starts = _starts(read.sum(1), shared, hidden)
+    shared[starts] = 0
+    own = read & ~(trunk & (depth < shared[:, None]))
+    line = np.zeros(n, int)
+    line[starts[1:]] = 1
+    line, filled = line.cumsum(), own.sum(1)
+    offset = filled.cumsum() - filled
+    offset -= offset[starts][line]
+    place = offset[:, None] + own.cumsum(1) - 1
+    width = 1 + place[own].max()
+    place += line[:, None] * width
+    forest = {name: np.full(len(starts) * width, value) for name, value in
+              (("source", 0), ("depth", NEVER), ("kind", 0), ("owner", 0))}
+    forest["source"][place[own]] = (order[:, None] * len(columns) + columns)[own]
+    forest["depth"][place[own]], forest["kind"][place[own]] = depth[own], kinds[own]
+    forest["owner"][place[own]] = np.nonzero(own)[0]
+    end = (trunk * columns).max(1)
+    before = np.take_along_axis(place, np.where(first, end[:, None], columns - 1), 1)
+    last = np.empty(n, int)
+    last[order] = place[range(n), end]
+    i, j = np.nonzero(scored)
+    later = np.where(np.arange(n) > np.arange(n)[:, None], shared, NEVER)
+    return SimpleNamespace(**{name: array.reshape(len(starts), width) for name, array in forest.items()}, last=last,
+                           reach=np.minimum.accumulate(later, 1), row=order[i], column=j, before=before[scored])
+
+
+def _starts(sizes, shared, hidden):
+    """The inputs that begin a row of the forest, so that the rows, all as wide as the widest, cost least.
+
+    A token costs 12 hidden^2 in the matrices of a layer and 2 hidden for each token of its row in the attention.
+    """
+    best, capacity = (np.inf, None), int(sizes.max())
+    own = (sizes - shared).tolist()
+    while True:
+        starts, used, widest = [], capacity, 0
+        for i, (size, further) in enumerate(zip(sizes.tolist(), own)):
+            used += further
+            if used > capacity:
+                starts.append(i)
+                used = size
+            widest = max(widest, used)
+        best = min(best, (len(starts) * widest * (6 * hidden + widest), starts))
+        if len(starts) == 1:
+            return np.array(best[1])
+        capacity *= 2
+
+
+def _mask(plan, dtype):
+    """(R, 1, W, W), 0 where a token attends and the least number elsewhere."""
+    import torch
+
+    depth, kind, owner = plan.depth, plan.kind, plan.owner
+    place = torch.arange(depth.shape[1], device=depth.device)
+    seen = depth[:, None] < plan.reach[owner[:, None], owner[:, :, None]]
+    seen &= (kind[:, None] == 0) | (kind[:, None] == kind[:, :, None])
+    seen &= place <= place[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def tiny_llama(texts: Sequence[Input], answers: Sequence[str] | None = None, seed: int = 0, hidden: int = 32,
+               layers: int = 2, dropout: float = 0.1, template: str = "{question} :", **options) -> ChoiceLM:
+    """An untrained two-layer Llama with a word-level vocabulary of `texts` and `answers`: trains on one core.
+
+    Words not in these become [UNK]. answers, template, options : of ChoiceLM.
+    Everything follows from the arguments; nothing is downloaded.
+    """
+    import torch
+    import transformers
+    from tokenizers import processors
+
+    tokenizer = word_tokenizer([*texts, *(answers or ()), template],
+                               processors.TemplateProcessing("[BOS] $A", special_tokens=[("[BOS]", 2)]),
+                               bos_token="[BOS]")
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=2 * hidden, max_position_embeddings=1024, attention_dropout=dropout,
+        pad_token_id=0, bos_token_id=2, eos_token_id=None, tie_word_embeddings=True)
+    torch.manual_seed(seed)
+    model = on_device(transformers.LlamaForCausalLM(config))
+    return ChoiceLM(model, tokenizer, answers=answers, template=template, **{"name": "tiny-llama", **options})
+
+
+def instructions(templates: Sequence[str], name: str = "instructions") -> Perturbation:
+    """The kernel that says the same question under another instruction.
+
+    templates : format strings with the field {question}. A text is written in one of them and redrawn uniformly from
+    all, which makes (x, x') an exchangeable pair; "{question}" alone stands for no instruction. For questions with
+    options: sua.perturb.on_first of it.
+    ValueError for a template without the field, and for a text written in none of them.
+    """
+    for template in templates:
+        if template.count("{question}") != 1:
+            raise ValueError(f"template {template!r} needs the field {{question}} once")
+    longest = sorted(templates, key=len, reverse=True)  # the most literal match is the one that was meant
+    patterns = [re.compile("(.*)".join(map(re.escape, t.split("{question}"))), re.DOTALL) for t in longest]
+
+    def rewrite(text, rng):
+        found = next(filter(None, (pattern.fullmatch(text) for pattern in patterns)), None)
+        if not found:
+            raise ValueError(f"{text!r} is written in none of the templates: add '{{question}}' to them, or write the "
+                             "inputs in one of them")
+        return templates[rng.integers(len(templates))].replace("{question}", found.group(1))
+
+    return Perturbation(name, rewrite)

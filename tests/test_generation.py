@@ -1,0 +1,366 @@
+"""Free-form answers: generation against a naive loop and exact distributions; clusters; scores in closed form."""
+
+import math
+import string
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.linalg import expm
+from scipy.stats import chisquare
+
+from sua import CallableModel, Predictions, score
+from sua.generation import (GENERATION_SCORES, P_TRUE, Clusters, Entailment, Generations, GenerativeLM, SameText,
+                            cluster, generation_score, meaning_clusters, normalise, rouge_l, similarities)
+from sua.perturb import Perturbation
+
+CHARACTERS = ["<pad>", "</s>", "<s>", *string.printable[:95], "\n"]
+QUESTIONS = ["Who wrote Emma?", "Where?", "What is the capital of the country north of Spain?", "Who wrote Emma?",
+             "When?"]
+SHOUT = Perturbation.of_text("shout", lambda text, rng: text[:-1] + "!" * rng.integers(1, 3))
+TEMPLATE = "Q: {question} A:"
+TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({c: i for i, c in enumerate(CHARACTERS)}, "<pad>"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    core.decoder = tokenizers.decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", bos_token="<s>")
+
+
+def steep(model):
+    """Logits that differ by several nats, with padding and context that matter; an answer often ends early."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 12 if weight.ndim > 1 else 1
+        model.lm_head.weight *= 1.5 if isinstance(model, transformers.LlamaForCausalLM) else 0.15
+    return model
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(request):
+    torch.manual_seed(0)
+    shared = {"vocab_size": len(CHARACTERS), "eos_token_id": 1, "bos_token_id": 2, "pad_token_id": 0}
+    if request.param == "gpt2":
+        return steep(transformers.GPT2LMHeadModel(transformers.GPT2Config(
+            n_embd=32, n_layer=2, n_head=4, n_positions=256, **shared)))
+    return steep(transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=256, **shared)))
+
+
+def lm(model, tokenizer, **options):
+    return GenerativeLM(model, tokenizer, **{"template": TEMPLATE, "max_new_tokens": TOKENS, **options})
+
+
+def next_logits(model, tokens):
+    with torch.inference_mode():
+        return model(torch.tensor([tokens])).logits[0, -1].double()
+
+
+def naively(model, tokenizer, prompt, uniform, temperature):
+    """One answer by full forward passes without cache, batch or padding; NaN in `uniform` takes the likeliest token."""
+    tokens, answer, logprobs, entropies = tokenizer(prompt)["input_ids"], "", [], []
+    for u in uniform:
+        logp = (next_logits(model, tokens) / temperature).log_softmax(-1).numpy()
+        token = int(logp.argmax() if np.isnan(u) else np.searchsorted(np.exp(logp).cumsum(), u, side="right"))
+        logprobs.append(logp[token])
+        entropies.append(-(np.exp(logp) * logp).sum())
+        tokens = tokens + [token]
+        if CHARACTERS[token] in ("\n", "</s>"):
+            break
+        answer += CHARACTERS[token] if CHARACTERS[token] != "<s>" else ""
+    return answer.strip(), np.array(logprobs), np.array(entropies)
+
+
+def test_answers_and_likelihoods_are_those_of_a_naive_loop(model, tokenizer):
+    found = lm(model, tokenizer, temperature=0.7).generate(QUESTIONS, SHOUT, k=2, m=3, seed=5)
+    lengths = set()
+    for i, question in enumerate(QUESTIONS):
+        answer, logprobs, entropies = naively(model, tokenizer, f"Q: {question} A:", np.full(TOKENS, np.nan), 1)
+        assert found.answers[i] == answer
+        n = len(logprobs)
+        np.testing.assert_allclose(found.token_logprobs[i, :n], logprobs, atol=1e-4)
+        np.testing.assert_allclose(found.token_entropies[i, :n], entropies, atol=1e-4)
+        assert np.isnan(found.token_logprobs[i, n:]).all()
+        for j, text in enumerate([question, *found.variants[i]]):
+            prompt = f"Q: {text} A:"
+            for s, u in enumerate(np.random.default_rng([5, zlib.crc32(prompt.encode())]).random((3, TOKENS))):
+                answer, logprobs, _ = naively(model, tokenizer, prompt, u, 0.7)
+                assert found.samples[i, j, s] == answer
+                assert found.loglikelihoods[i, j, s] == pytest.approx(logprobs.sum(), abs=1e-4)
+                lengths.add(len(logprobs))
+    assert 1 < len(lengths) and min(lengths) < TOKENS  # some answers end before the others of their batch
+    assert len(set(found.samples.ravel())) > 10
+
+
+def test_p_true_is_the_share_of_the_first_option(model, tokenizer):
+    found = lm(model, tokenizer).generate(QUESTIONS, m=0)
+    for question, answer, share in zip(QUESTIONS, found.answers, found.p_true):
+        tokens = tokenizer(P_TRUE.format(question=question, answer=answer) + " (")["input_ids"]
+        logits = next_logits(model, tokens)[[CHARACTERS.index("A"), CHARACTERS.index("B")]]
+        assert share == pytest.approx(logits.softmax(-1)[0].item(), abs=1e-5)
+    assert np.ptp(found.p_true) > 1e-2 and found.samples is None
+
+
+def test_batch_size_and_order_do_not_matter(model, tokenizer):
+    answer = lambda questions, size, seed: lm(model, tokenizer, batch_size=size).generate(
+        questions, SHOUT, k=1, m=4, seed=seed)
+    reference, order = answer(QUESTIONS, 20, 1), [3, 1, 4, 0, 2]
+    for size in (1, 7, 1000):
+        moved = answer([QUESTIONS[i] for i in order], size, 1)
+        for name in ("answers", "variants", "samples"):
+            assert (getattr(moved, name) == getattr(reference, name)[order]).all()
+        for name in ("token_logprobs", "token_entropies", "loglikelihoods", "p_true"):
+            np.testing.assert_allclose(getattr(moved, name), getattr(reference, name)[order], atol=1e-4)
+    other = answer(QUESTIONS, 20, 2)
+    assert (other.answers == reference.answers).all() and (other.samples != reference.samples).mean() > 0.5
+
+
+def test_each_distinct_prompt_is_read_once(model, tokenizer, monkeypatch):
+    rows, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda **x: rows.append(tuple(x["input_ids"].shape)) or forward(**x))
+    lm(model, tokenizer, batch_size=25).generate(QUESTIONS, m=4, p_true=False)
+    assert sum(n for n, length in rows if length > 1) == len(set(QUESTIONS))
+    assert 15 < max(n for n, length in rows if length == 1) <= 20  # one batch, less what ended at once
+
+
+def test_sampled_frequencies_are_the_models_probabilities(model, tokenizer):
+    draws = 4000
+    found = lm(model, tokenizer, max_new_tokens=1, temperature=1.5).generate(QUESTIONS[:1], m=draws, p_true=False)
+    exact = (next_logits(model, tokenizer("Q: Who wrote Emma? A:")["input_ids"]) / 1.5).softmax(-1).numpy()
+    text = ["" if c in ("<s>", "</s>") else c.strip() for c in CHARACTERS]
+    expected = {answer: sum(p for p, other in zip(exact, text) if other == answer) for answer in set(text)}
+    drawn = found.samples[0, 0]
+    common = [answer for answer, p in expected.items() if p * draws >= 5]
+    counts, means = np.array(sorted(((drawn == answer).sum(), p * draws) for answer, p in expected.items())[::-1]).T
+    common = [np.append(values[:10], values[10:].sum()) for values in (counts, means)]
+    assert min(common[1]) > 5 and chisquare(*common).pvalue > 1e-3
+    for answer, likelihood in zip(drawn, found.loglikelihoods[0, 0]):
+        if answer:
+            assert math.exp(likelihood) == pytest.approx(expected[answer], rel=1e-4)
+
+
+def test_save_load_and_cache(model, tokenizer, tmp_path, monkeypatch):
+    cached = lm(model, tokenizer, cache=tmp_path / "cache")
+    found = cached.generate(QUESTIONS, SHOUT, k=2, m=3, ids=list("abcde"), meta={"task": "trivia"})
+    assert found.meta["task"] == "trivia" and found.meta["perturbation"] == "shout"
+    again = Generations.load(found.save(tmp_path / "found.parquet"))
+    greedy = cached.generate(QUESTIONS, m=0, p_true=False)
+    alone = Generations.load(greedy.save(tmp_path / "greedy.parquet"))
+    monkeypatch.setattr(model, "forward", None)  # nothing is computed twice
+    for one, other in ((again, found), (alone, greedy), (cached.generate(QUESTIONS, m=0, p_true=False), greedy)):
+        for name in ("questions", "answers", "token_logprobs", "token_entropies", "variants", "samples",
+                     "loglikelihoods", "p_true", "ids"):
+            assert (getattr(one, name) is None) == (getattr(other, name) is None)
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert one.meta == other.meta
+    Predictions([[0.5, 0.5]]).save(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="Predictions.load"):
+        Generations.load(tmp_path / "other.parquet")
+
+
+def handmade(*rows, answers=None, **fields):
+    """Generations whose samples at x are `rows`, each of probability 1/4, and whose greedy answer has p = 1/8."""
+    n, samples = len(rows), np.array(rows)[:, None]
+    return Generations(**{
+        "questions": [f"q{i}" for i in range(n)], "answers": answers or [row[0] for row in rows],
+        "token_logprobs": [[math.log(1 / 2), math.log(1 / 4)]] * n, "token_entropies": [[1.0, 3.0]] * n,
+        "samples": samples, "loglikelihoods": np.full(samples.shape, math.log(1 / 4)), "p_true": [0.25] * n, **fields})
+
+
+EQUAL, DISTINCT, TWO = ["b b"] * 4, ["b", "c", "d", "e"], ["b", "b", "c", "c"]
+
+
+def binary_entropy(p):
+    return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
+def test_scores_in_closed_form():
+    generations = handmade(EQUAL, DISTINCT, TWO)
+    clusters, w = meaning_clusters(generations, SameText()), similarities(generations)
+    ln2, ln4, nll = math.log(2), math.log(4), math.log(8)
+    # two disjoint pairs: eigenvalues of D - W are 0, 2 in each, of K / tr K then 1 / (2 (1 + e^-2t)) and its rest
+    pair = 1 / (1 + math.exp(-2 * 0.3))
+    four = 1 / (1 + 3 * math.exp(-4 * 0.3))
+    heat = [-four * math.log(four) - (1 - four) * math.log((1 - four) / 3), ln4, ln2 + binary_entropy(pair)]
+    expected = {
+        "sequence_nll": [nll] * 3, "perplexity": [nll / 2] * 3, "mean_token_entropy": [2] * 3, "p_true": [0.75] * 3,
+        "lexical_similarity": [0, 1, 2 / 3], "semantic_entropy": [0, ln4, ln2],
+        "discrete_semantic_entropy": [0, ln4, ln2], "eigv": [1, 4, 2], "deg": [0, 3 / 4, 1 / 2],
+        "kernel_language_entropy": heat, "cocoa": [0, nll * 3 / 4, nll / 2]}
+    assert list(expected) == list(GENERATION_SCORES)
+    for name, values in expected.items():
+        np.testing.assert_allclose(generation_score(generations, name, clusters, w), values, atol=1e-12, err_msg=name)
+
+
+def test_graph_scores_of_a_general_similarity():
+    rng = np.random.default_rng(0)
+    w = rng.random((5, 7, 7))
+    w = (w + w.swapaxes(1, 2)) / 2
+    w[:, range(7), range(7)] = 1
+    generations = handmade(*[list("abcdef")] * 5)
+    eigv, deg, kle = (generation_score(generations, name, similarities=w)
+                      for name in ("eigv", "deg", "kernel_language_entropy"))
+    for i, own in enumerate(w[:, 1:, 1:]):
+        degrees, m = np.diag(own.sum(1)), 6
+        laplacian = np.eye(m) - np.linalg.inv(degrees) ** 0.5 @ own @ np.linalg.inv(degrees) ** 0.5
+        assert eigv[i] == pytest.approx(sum(max(0, 1 - value) for value in np.linalg.eigvals(laplacian).real))
+        assert deg[i] == pytest.approx(np.trace(m * np.eye(m) - degrees) / m**2)
+        kernel = expm(-0.3 * (degrees - own))
+        kernel /= np.sqrt(np.outer(np.diag(kernel), np.diag(kernel))) * m
+        values = np.linalg.eigvals(kernel).real
+        assert kle[i] == pytest.approx(-(values * np.log(values)).sum())
+    np.testing.assert_allclose(generation_score(generations, "cocoa", similarities=w),
+                               math.log(8) * (1 - w[:, 0, 1:].mean(1)))
+
+
+def test_likelihood_weights_count_a_repeated_answer_once_and_bear_minus_infinity():
+    likely = np.log([[[1 / 2, 1 / 2, 1 / 8, 1 / 24]], [[1 / 2, 1 / 2, 1 / 4, 1 / 4]]])
+    likely[1, 0, 2:] = -np.inf
+    likely[0] -= 2000  # long answers: probabilities below the smallest double
+    generations = handmade(["x", "x", "y", "the y"], TWO, loglikelihoods=likely)
+    clusters = meaning_clusters(generations, SameText())
+    p = generations.distribution(clusters, "likelihood")
+    np.testing.assert_allclose(p[:, 0], [[3 / 4, 1 / 4, 0], [1, 0, 0]])
+    np.testing.assert_allclose(generation_score(generations, "semantic_entropy", clusters), [binary_entropy(3 / 4), 0])
+    np.testing.assert_allclose(generation_score(generations, "discrete_semantic_entropy", clusters), [math.log(2)] * 2)
+
+
+def test_predictions_over_clusters_shared_with_variants():
+    samples = [[["Paris", "paris.", "Rome", "Paris"], ["Rome", "the Rome", "Oslo", "Paris"]],
+               [["4", "5", "5", "5"], ["4", "4", "4", "4"]], [["a b", "b", "b", "a b"], ["b", "b", "c", "b"]]]
+    generations = handmade(EQUAL, EQUAL, EQUAL, samples=samples, answers=["Rome", "4", "z"], ids=["x", "y", "z"],
+                           variants=[["v"]] * 3, loglikelihoods=np.full((3, 2, 4), -1.0))
+    clusters = meaning_clusters(generations, SameText([["4", "four"]]), [["paris"], ["Four", "six"], ["q"]])
+    assert clusters.counts.tolist() == [3, 2, 3] and clusters.samples[0].tolist() == [[1, 1, 0, 1], [0, 0, 2, 1]]
+    assert clusters.is_error.tolist() == [True, False, True]
+    p = generations.predictions(clusters)
+    np.testing.assert_allclose(p.probs, [[1 / 4, 3 / 4, 0, 0], [1 / 4, 3 / 4, 0, 0], [0, 1, 0, 0]])
+    np.testing.assert_allclose(p.perturbed[:, 0], [[1 / 2, 1 / 4, 1 / 4, 0], [1, 0, 0, 0], [0, 3 / 4, 1 / 4, 0]])
+    assert p.n_classes.tolist() == [4, 3, 4] and p.labels.tolist() == [1, 0, 3]
+    assert p.is_error.tolist() == [False, True, True] and p.ids.tolist() == ["x", "y", "z"]
+    assert (p.samples == clusters.samples[:, 0]).all()
+    np.testing.assert_allclose(score(p, "sensitivity_tv"), [1 / 2, 3 / 4, 1 / 4])
+    np.testing.assert_allclose(score(p, "self_consistency"), [1 / 4, 1 / 4, 0])
+    assert generations.predictions(meaning_clusters(generations, SameText())).labels is None
+
+
+def test_of_several_clusters_with_a_gold_answer_the_most_probable_is_the_label():
+    generations = handmade(["US", "America", "America", "Peru"])
+    clusters = meaning_clusters(generations, SameText(), [["us", "america"]])
+    p = generations.predictions(clusters)
+    assert clusters.counts.tolist() == [3] and p.labels.tolist() == [1] and not p.is_error.any()
+
+
+WORDS = {"paris": {"city", "paris"}, "rome": {"city", "rome"}, "a city": {"city"}, "city of light": {"city", "paris"}}
+
+
+def nli(pairs):
+    """Entailment (last column) where the premise's facts include the hypothesis's."""
+    facts = lambda text: WORDS[text.removeprefix("where? ")]
+    return [[0.05, 0.05, 0.9] if facts(a) >= facts(b) else [0.7, 0.2, 0.1] for a, b in pairs]
+
+
+def test_entailment_clusters_both_ways_and_asks_each_pair_once():
+    asked = []
+    same = Entailment(CallableModel(lambda pairs: asked.extend(pairs) or nli(pairs)), column=2)
+    answers = [["paris", "a city", "rome", "city of light", "paris"], ["a city", "rome", "rome", "a city", "a city"]]
+    found = cluster(answers, ["where?"] * 2, same)
+    assert [row.tolist() for row in found] == [[0, 1, 2, 0, 0], [0, 1, 1, 0, 0]]
+    generations = handmade(answers[0][1:], answers=["paris"], questions=["where?"])
+    w = similarities(generations, same.similarity)[0]
+    one_way, neither = (0.9 + 0.1) / 2, 0.1
+    np.testing.assert_allclose(w[0], [1, one_way, neither, 0.9, 1])
+    np.testing.assert_allclose(w, w.T)
+    assert len(asked) == len(set(asked))
+
+
+def test_clusters_follow_the_sequential_rule_whatever_the_equivalence():
+    """Against the rule written out: an answer joins the first founder that is equivalent to it."""
+    rng = np.random.default_rng(0)
+    answers = [[f"{i}" for i in rng.integers(8, size=12)] for _ in range(30)]
+    related = rng.random((8, 8)) < 0.3  # neither symmetric nor transitive
+    equivalent = lambda triples: [related[int(a), int(b)] for _, a, b in triples]
+    for row, found in zip(answers, cluster(answers, ["q"] * 30, equivalent)):
+        founders, expected = [], []
+        for answer in row:
+            holds = [i for i, founder in enumerate(founders) if founder == answer or related[int(founder), int(answer)]]
+            expected.append(holds[0] if holds else len(founders))
+            founders += [] if holds else [answer]
+        assert found.tolist() == expected
+
+
+def test_normalise():
+    assert normalise(" The  Beatles' Ana, an A.M. ") == "beatles ana am"
+    assert SameText()([("q", "The U2", "u2!"), ("q", "", "the"), ("q", "a b", "ab")]).tolist() == [True, True, False]
+
+
+def longest_common_subsequence(a, b):
+    if not a or not b:
+        return 0
+    if a[-1] == b[-1]:
+        return 1 + longest_common_subsequence(a[:-1], b[:-1])
+    return max(longest_common_subsequence(a[:-1], b), longest_common_subsequence(a, b[:-1]))
+
+
+WORD_LISTS = st.lists(st.sampled_from("abc"), max_size=6)
+
+
+@given(a=WORD_LISTS, b=WORD_LISTS)
+def test_rouge_l_by_recursion(a, b):
+    common = longest_common_subsequence(a, b)
+    expected = 1 if not a and not b else 2 * common / (len(a) + len(b))
+    assert rouge_l(" ".join(a), ", ".join(b).upper()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("fields, said", [
+    ({"questions": ["q"], "answers": ["a", "b"]}, "answers has shape"),
+    ({"token_logprobs": [[0.1, -1]]}, "above 0"),
+    ({"token_logprobs": [[np.nan, -1]]}, "NaN after its last token"),
+    ({"token_entropies": [[1.0, np.nan]]}, "NaN after its last token"),
+    ({"loglikelihoods": None}, "together"),
+    ({"loglikelihoods": np.full((1, 1, 4), -np.inf)}, "all -inf"),
+    ({"loglikelihoods": np.full((1, 1, 4), np.nan)}, "loglikelihoods holds numbers above 0, or NaN"),
+    ({"variants": [["v"]]}, r"\(N, 2, M\)"),
+    ({"p_true": [1.5]}, "outside"),
+])
+def test_wrong_fields_are_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        handmade(EQUAL, **fields)
+
+
+def test_what_is_missing_is_named(model, tokenizer):
+    bare = replace(handmade(EQUAL), samples=None, loglikelihoods=None, p_true=None)
+    single = handmade(["a"])
+    for message, action in {
+        "did you mean 'semantic_entropy'": lambda: generation_score(bare, "semantic_entropi"),
+        "p_true=True": lambda: generation_score(bare, "p_true"),
+        "m >= 1": lambda: meaning_clusters(bare, SameText()),
+        "meaning_clusters": lambda: generation_score(single, "semantic_entropy"),
+        "needs similarities": lambda: generation_score(single, "eigv"),
+        "M = 1": lambda: generation_score(single, "lexical_similarity"),
+        "'share'": lambda: single.distribution(meaning_clusters(single, SameText()), "share"),
+        "give gold": lambda: Clusters(np.zeros((1, 1, 1)), np.ones(1)).is_error,
+        "gold has 2 entries": lambda: meaning_clusters(single, SameText(), [["a"], ["b"]]),
+        r"gold\[0\] = 'a'": lambda: meaning_clusters(single, SameText(), ["a"]),
+        "column = 3": lambda: Entailment(CallableModel(nli), 3)([("where?", "paris", "rome")]),
+        "no \"{question}\"": lambda: lm(model, tokenizer, template="Q:"),
+        "max_new_tokens = 0": lambda: lm(model, tokenizer, max_new_tokens=0),
+        "temperature = 0": lambda: lm(model, tokenizer, temperature=0),
+        "batch_size = 0": lambda: lm(model, tokenizer, batch_size=0),
+        "questions is empty": lambda: lm(model, tokenizer).generate([]),
+        r"questions\[1\] = ' '": lambda: lm(model, tokenizer).generate(["a", " "]),
+        "m = 0": lambda: lm(model, tokenizer).generate(["a"], SHOUT, m=0),
+        "prompt of 306 tokens": lambda: lm(model, tokenizer).generate(["a" * 300]),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            action()
