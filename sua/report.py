@@ -229,7 +229,9 @@ def plot_sh_plane(axes, predictions: Predictions, title: str) -> None:
     root = (lambda x: np.sqrt(np.maximum(x, 0)), np.square)
     axes.set_xscale("function", functions=root)
     axes.set_yscale("function", functions=root)
-    axes.set(title=title, xlabel="entropy H (nats)", ylabel="sensitivity S (nats)", xlim=0, ylim=0)
+    reach = lambda limits, values: (0, max(limits[1], 1.04 * values.max()))  # of this panel and those it shares with
+    axes.set(title=title, xlabel="entropy H (nats)", ylabel="sensitivity S (nats)", xlim=reach(axes.get_xlim(), h),
+             ylim=reach(axes.get_ylim(), s))
 
 
 def plot_reliability(axes, models: Mapping[str, Iterable[Predictions]], title: str, bins: int = 10) -> None:

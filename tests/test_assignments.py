@@ -16,7 +16,7 @@ from sua import checks, metrics, scores, theory
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "notebooks/assignments/source"
 NAMES = sorted(file.stem for file in SOURCE.glob("*/*.ipynb"))
-ALL = bool(os.environ.get("SUA_ALL_ASSIGNMENTS"))
+ALL = bool(os.environ.get("SUA_SLOW"))
 pytestmark = pytest.mark.filterwarnings("ignore:Object of type <Submitted")  # nbgrader's own queries
 
 # per assignment: (solution cell, right, wrong, the test cell that must lose its points)
@@ -57,7 +57,7 @@ def grader():
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.skipif(name != "a1" and not ALL, reason="SUA_ALL_ASSIGNMENTS is not set"))
+    pytest.param(name, marks=pytest.mark.skipif(name != "a1" and not ALL, reason="SUA_SLOW is not set"))
     for name in NAMES])
 def test_solutions_score_fully_the_blank_copy_nothing_and_mistakes_cost_their_own_points(grader, name, tmp_path):
     source, course = tmp_path / "source", tmp_path / "course"

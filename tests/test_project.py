@@ -25,6 +25,8 @@ from sklearn.metrics import roc_auc_score
 from pins import unmet
 from sua import Predictions, report, run
 from sua.causal import tiny_llama
+from sua.models import tiny_encoder
+from sua.tasks import inputs, load_task
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -177,6 +179,43 @@ def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp
         results = [(folder / "build/smoke/05_tables" / name).read_bytes() for folder in (killed, whole)]
         assert results[0] == results[1], f"{name} differs"
     table_1_by_another_library(whole / "build/smoke")
+
+
+SLOW = pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="SUA_SLOW is not set")
+
+
+@SLOW
+def test_the_gpu_profile_runs_on_stand_ins(mirror, tmp_path):
+    """Real rows, tiny models in the places of the real ones, and the profile cut down to toy size."""
+    folder, stand_ins = copy_of_the_project(tmp_path / "project"), tmp_path / "mirror"
+    for name in ("datasets", "raw"):
+        (stand_ins / name).parent.mkdir(exist_ok=True)
+        (stand_ins / name).symlink_to(mirror / name)
+    words = [" ".join(inputs(load_task("sst2", {"train": 500})["train"]))]
+    encoder = tiny_encoder(words, 2)
+    encoder.model.base_model.save_pretrained(  # without a head, as the real one
+        encoder.save(stand_ins / "models/sentence-transformers/all-MiniLM-L6-v2"))
+    tiny_llama(words).save(stand_ins / "models/Qwen/Qwen2.5-0.5B-Instruct")
+    kept = ["erm", "sua_tr", "sua_tr_repaired"]
+    small = {"sizes": {"train": 16, "validation": 8, "calibration": 24, "test": 32}, "epochs": 1, "seeds": [0], "k": 2,
+             "resamples": 50, "dropout": 2, "audit_items": 20, "ambient_items": 20, "worlds": 2000, "scatter": 200,
+             "grid_levels": 3, "runs": 20, "repeats": 5, "publish": False, "all_trainings": kept}
+
+    def cut(node):
+        if not isinstance(node, dict):
+            return node
+        return {key: {name: node[key][name] for name in kept} if key == "methods" else
+                small[key] if key in small and not isinstance(value, dict) or key == "sizes" else cut(value)
+                for key, value in node.items()}
+
+    profile = folder / "notebooks/profiles/gpu.yaml"
+    profile.write_text(yaml.safe_dump(cut(yaml.safe_load(profile.read_text(encoding="utf-8"))), sort_keys=False))
+    process = make(folder, "reproduce", "PROFILE=gpu", f"MIRROR={stand_ins}")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    table = pd.read_csv(folder / "build/gpu/05_tables/table1.csv")
+    tasks = ("sst2", "ag_news", "chaosnli", "openbookqa", "arc_easy_lm")
+    assert {column.split(" / ")[0] for column in table.columns[1:]} == set(tasks)
 
 
 def table_1_by_another_library(build):
