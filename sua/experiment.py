@@ -58,7 +58,7 @@ class Run:
     splits: tuple[str, ...] = SPLITS
 
     def file(self, folder: Path, split: str) -> Path:
-        """Where the predictions on a split are; "attack" is the test split under the unseen kernels, or the attacks' own."""
+        """Where the predictions on a split are; "attack" is the test split under unseen kernels, or what they bring."""
         return Path(folder) / f"{self.experiment}-{self.training}-{self.seed}-{split}.parquet"
 
 

@@ -93,8 +93,8 @@ def ambient(seed: int = 0) -> Dataset:
 
 
 def advglue(task: str) -> Dataset:
-    """Adversarial GLUE (Wang et al., NeurIPS 2021): attacks on the task "sst2" or "chaosnli" (there on GLUE's MNLI) that
-    people found to keep the label, in the common schema. ValueError for another task."""
+    """Adversarial GLUE (Wang et al., NeurIPS 2021): attacks on "sst2" or "chaosnli" (there on GLUE's MNLI) that people
+    found to keep the label, in the common schema. ValueError for another task."""
     known = {"sst2": ({"sst2"}, ("sentence",)), "chaosnli": ({"mnli", "mnli-mm"}, ("premise", "hypothesis"))}
     if task not in known:
         raise ValueError(f"task = {task!r}: AdvGLUE is read for {' and '.join(known)}")

@@ -119,8 +119,9 @@ def test_readme_shows_the_committed_tables():
 
 def test_the_readme_examples_run(capsys, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    local = tiny_llama(["Which is larger? the Sun the Moon What floats on water? iron cork granite"])
-    monkeypatch.setattr("sua.models.load_model", lambda name, causal: local)  # stand-ins for the hub and for a server
+    words = ["Which is larger? the Sun the Moon What floats on water? iron cork granite A. B. C. A B C"]
+    local = tiny_llama(words, template="{question} {options} :", score="letter")
+    monkeypatch.setattr("sua.models.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
     monkeypatch.setattr("sua.remote.RemoteLM", lambda url, name, cache: local)
     own_model, of_hub, remote, clarified = spaces = ({}, {}, {}, {})
     for example, space in zip(examples, spaces, strict=True):
