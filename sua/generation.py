@@ -23,7 +23,7 @@ import numpy as np
 from .models import progress, within_memory
 from .perturb import Perturbation, variants
 from .predict import Predictions, expect
-from .scores import Score, unknown, entropy
+from .scores import Score, entropy, unknown_name
 
 Triple = tuple[str, str, str]  # a question and two answers to it
 P_TRUE = ("Question: {question}\nProposed answer: {answer}\nIs the proposed answer:\n (A) True\n (B) False\n"
@@ -592,7 +592,7 @@ def generation_score(generations: Generations, name: str, clusters: Clusters | N
     ValueError for an unknown name (suggests the nearest), or where what the score needs is missing.
     """
     if name not in GENERATION_SCORES:
-        raise ValueError(unknown("generation score", name, GENERATION_SCORES))
+        raise ValueError(unknown_name("generation score", name, GENERATION_SCORES))
     function = GENERATION_SCORES[name].function
     given = {"generations": generations, "clusters": clusters, "similarities": similarities}
     wanted = {key: value for key, value in given.items() if key in inspect.signature(function).parameters}

@@ -45,7 +45,7 @@ def divergence_named(name: str) -> Callable:
     ValueError for any other name.
     """
     if name not in DIVERGENCES:
-        raise ValueError(unknown("divergence", name, DIVERGENCES))
+        raise ValueError(unknown_name("divergence", name, DIVERGENCES))
     return DIVERGENCES[name]
 
 
@@ -400,7 +400,7 @@ def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
     calibration items that are themselves scored.
     """
     if name not in SCORES:
-        raise ValueError(unknown("score", name, SCORES))
+        raise ValueError(unknown_name("score", name, SCORES))
     entry = SCORES[name]
     calibration = parameters.get("calibration")
     if "calibration" in entry.needs:
@@ -417,7 +417,7 @@ def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
     return entry.function(predictions, **{**dict(entry.defaults), **parameters})
 
 
-def unknown(what, name, known):
+def unknown_name(what, name, known):
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {name!r}: {hint}Known: {', '.join(known)}"

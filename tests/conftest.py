@@ -1,8 +1,12 @@
-"""Shared by the suite: the local mirror of real data sets and models."""
+"""Shared by the suite: the local mirror of real data sets and models, and no deadline for an example."""
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None)  # two workers on busy cores: seconds are never asserted
+settings.load_profile("suite")
 
 MIRROR = Path(__file__).parents[1].parent / "shared" / "mirror"
 

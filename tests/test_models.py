@@ -204,7 +204,7 @@ def test_dropout_has_its_frequency_and_is_all_that_is_on(tiny):
 
 def test_choice_equals_pairs_one_by_one(chooser):
     assert isinstance(chooser, EncoderChoice) and chooser.rows_per_input == 3
-    logits, features = np.zeros((4, 3)), np.zeros((4, 3, 64))
+    logits, features = np.zeros((4, 3)), np.zeros((4, 3, chooser.model.config.hidden_size))
     for i, (question, *options) in enumerate(QUESTIONS):
         for j, option in enumerate(options):
             batch = chooser.tokenizer(question, option, return_tensors="pt")

@@ -330,4 +330,4 @@ def test_predict_orders_variants_of_a_choice_with_internals():
     np.testing.assert_allclose(result.probs, encoder.predict_proba(questions), atol=1e-6)
     swapped = encoder.predict_proba([swap.rewrite(x, None) for x in questions])
     np.testing.assert_allclose(result.perturbed, swapped[:, None].repeat(2, 1), atol=1e-6)
-    assert result.logits.shape == (2, 2) and result.features.shape == (2, 64)
+    assert result.logits.shape == (2, 2) and result.features.shape == (2, encoder.model.config.hidden_size)
