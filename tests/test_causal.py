@@ -340,7 +340,8 @@ def test_it_trains_through_the_same_code(colours, objective, tmp_path):
     assert isinstance(trained, ChoiceLM)
     assert (trained.predict_proba(asked).argmax(-1) == task["train"]["label"]).mean() > 0.8
     predictions = predict(trained, task["train"], kernel, k=3, internals=True, dropout=2)
-    assert predictions.perturbed.shape == (60, 3, 3) and predictions.features.shape == (60, trained.model.config.hidden_size)
+    assert predictions.perturbed.shape == (60, 3, 3)
+    assert predictions.features.shape == (60, trained.model.config.hidden_size)
 
 
 def test_lora_is_merged_into_the_model(colours, tmp_path):
