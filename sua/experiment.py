@@ -27,6 +27,7 @@ import numpy as np
 
 from .metrics import FLOOR
 from .objectives import Objective
+from .perturb import Perturbation
 from .predict import Predictions, predict
 from .recorded import advglue
 from .tasks import Task, load_task
@@ -89,6 +90,17 @@ def task_of(setting: Mapping) -> Task:
     return _task(json.dumps(setting["task"], sort_keys=True))
 
 
+def kernel_of(setting: Mapping, names: Sequence[str] | None = None) -> Perturbation:
+    """The kernel of that name, or the setting's own; made once per process, so that its variants are drawn once."""
+    names = setting["perturbation"] if names is None else names
+    return _kernel(json.dumps(setting["task"], sort_keys=True), names if isinstance(names, str) else tuple(names))
+
+
+@lru_cache(maxsize=16)
+def _kernel(spec, names):
+    return _task(spec).perturbation(names)
+
+
 def trained(run: Run, cache):
     """(model, training log) of a run; found in the cache if it was trained before."""
     from .training import train
@@ -96,15 +108,15 @@ def trained(run: Run, cache):
     task = task_of(run.setting)
     probes = {name: task["test"].select(np.flatnonzero(np.array(task["test"]["ambiguous"]) == ambiguous))
               for name, ambiguous in (("ambiguous", True), ("clear", False))} if run.probe else None
-    return train(run.setting["model"], task, run.objective, task.perturbation(run.setting["perturbation"]), run.seed,
-                 cache=cache, probes=probes, **run.setting["training"])
+    return train(run.setting["model"], task, run.objective, kernel_of(run.setting), run.seed, cache=cache, probes=probes,
+                 **run.setting["training"])
 
 
 def execute(run: Run, folder, cache) -> list[dict]:
     """Train, predict on every split and save; returns the training log, each entry with the run's names."""
     classifier, log = trained(run, cache)
     task = task_of(run.setting)
-    kernel = task.perturbation(run.setting["perturbation"])
+    kernel = kernel_of(run.setting)
     facts = {"task": run.experiment, "training": run.training, "training_seed": run.seed,
              **({"truth": "exact"} if task.p_star else {})}
     for split in run.splits:
@@ -113,7 +125,7 @@ def execute(run: Run, folder, cache) -> list[dict]:
                 dropout=run.dropout if keep else 0, meta={**facts, "split": split}).save(run.file(folder, split))
     if run.attacks and "test" in run.splits:
         own = run.attacks == ("advglue",)
-        data, attack = (advglue(task.name), None) if own else (task["test"], task.perturbation(run.attacks))
+        data, attack = (advglue(task.name), None) if own else (task["test"], kernel_of(run.setting, run.attacks))
         predict(classifier, data, attack, run.k, meta={**facts, "split": "attack"}).save(run.file(folder, "attack"))
     return [{"experiment": run.experiment, "training": run.training, "seed": run.seed, **entry} for entry in log]
 

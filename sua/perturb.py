@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable, Mapping, Sequence
 
 import numpy as np
@@ -56,6 +57,11 @@ class Perturbation:
 
 def variants(inputs: Sequence[Input], perturbation: Perturbation, k: int, seed: int = 0) -> list[list[Input]]:
     """k variants of each input; equal inputs get equal variants, whatever the order of the inputs."""
+    return [list(row) for row in _variants(tuple(inputs), perturbation, k, seed)]
+
+
+@lru_cache(maxsize=8)  # many models are asked about the same inputs
+def _variants(inputs, perturbation, k, seed):
     return [perturbation.sample(x, k, np.random.default_rng([seed, zlib.crc32(repr(x).encode())])) for x in inputs]
 
 

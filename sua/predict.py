@@ -283,7 +283,7 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     if columns := getattr(data, "column_names", None):
         inputs = tasks.inputs(data)
         readings = tasks.clarifications(data) if "clarified" in columns else None
-        given = {ours: list(data[theirs]) for ours, theirs in
+        given = {ours: data[theirs][:] for ours, theirs in
                  (("labels", "label"), ("label_dist", "label_dist"), ("weights", "weights"), ("ids", "id"))
                  if theirs in columns}
     if labels is not None:
