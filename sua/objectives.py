@@ -4,9 +4,9 @@ For x with target t and K variants with outputs q_1..q_K, p = p(.|x), H = entrop
 
     loss = task + consistency * E S + alignment * A - confidence_penalty * E H
 
-    task  = (1 - augment) CE(t, p) + augment mean_k CE(t, q_k),   or CE(t, m) with on_mean
-    S     = mean_k D(p, q_k),                                     or mean D(p or q_k, m) over the orbit with to_mean
-    A     = E (S - lam H)_+ with S = mean_k D(p, q_k),            or (E S - lam E H)_+ with batch_level
+    task  = (1 - augment) CE(t, p) + augment mean_k CE(t, q_k)
+    S     = mean_k D(p, q_k),                           or mean D(p or q_k, m) over the orbit with to_mean
+    A     = E (S - lam H)_+ with S = mean_k D(p, q_k),  or (E S - lam E H)_+ with batch_level
 """
 
 from __future__ import annotations
@@ -40,18 +40,24 @@ DIVERGENCES = {  # of log-probabilities, over the last axis
 TO_MEAN = {"js": DIVERGENCES["kl"], "tv": DIVERGENCES["tv"]}  # generalised JS is the mean KL to the mean
 
 
+def to_mean(divergence, orbit):
+    """Mean divergence of the log-probabilities (B, K + 1, C) to their mean over the orbit."""
+    log_mean = orbit.logsumexp(1, keepdim=True) - math.log(orbit.shape[1])
+    return TO_MEAN[divergence](orbit, log_mean).mean()
+
+
 @dataclass(frozen=True)
 class Objective:
     """The terms of a loss and their weights (formula: head of sua.objectives). Calling it on logits gives the loss.
 
-    k : variants per item and step; 0 needs none.
+    k : variants per item and step; 0 needs none. share : the part of a batch's items that have variants. The terms are
+        means, and a part of the batch estimates them; the passes saved let the model see more items.
     variants : "perturbed" (drawn from a kernel), "copies" (x itself under other dropout masks), or one adversarial
         shift of the word embeddings, "fgm" (Miyato et al., ICLR 2017) or "vat" (Miyato et al., TPAMI 2018), whose
         length is `radius` times that of the embeddings.
     soft : targets are the rows of label_dist instead of the labels.
-    smoothing, instability : the target becomes (1 - s) t + s/C with s = smoothing + instability * mean_k TV(p, q_k),
-        at most 1, without gradient: an item whose outputs move is taught to be unsure.
-    augment : share of the task loss that the variants carry; on_mean : the task loss is that of the orbit mean m.
+    smoothing : the target becomes (1 - smoothing) t + smoothing / C.
+    augment : share of the task loss that the variants carry.
     consistency, to_mean, divergence : weight of S, measured to the variants or to m; D is "kl", "reverse_kl",
         "symmetric_kl", "js" or "tv" (with to_mean "js" or "tv"; "js" is then the generalised one, H(m) - mean H).
     alignment, lam, batch_level : weight of A, its lambda, and whether the positive part is taken of the batch's mean
@@ -63,13 +69,12 @@ class Objective:
     """
 
     k: int = 0
+    share: float = 1.0
     variants: str = "perturbed"
     radius: float = 0.1
     soft: bool = False
     smoothing: float = 0.0
-    instability: float = 0.0
     augment: float = 0.0
-    on_mean: bool = False
     consistency: float = 0.0
     to_mean: bool = False
     divergence: str = "kl"
@@ -82,20 +87,21 @@ class Objective:
         for name, known in (("divergence", DIVERGENCES), ("variants", VARIANTS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; known: {', '.join(known)}")
-        for name in ("augment", "smoothing"):
+        for name in ("share", "augment", "smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: give a share in [0, 1]")
-        for name in ("k", "radius", "instability", "consistency", "alignment", "lam", "confidence_penalty"):
+        for name in ("k", "radius", "consistency", "alignment", "lam", "confidence_penalty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}: give a finite number that is not negative")
-        used = self.augment or self.on_mean or self.consistency or self.alignment or self.instability
+        used = self.augment or self.consistency or self.alignment
         if bool(self.k) != bool(used):
             raise ValueError(f"{self}: variants (k > 0) and a term that uses them come together")
         if self.variants in ADVERSARIAL and self.k != 1:
             raise ValueError(f"variants = {self.variants!r} with k = {self.k}: an item has one adversarial shift, "
                              "k = 1")
-        if self.on_mean and self.augment:
-            raise ValueError(f"{self}: on_mean takes the task loss of the orbit's mean, which leaves augment no share")
+        if not self.share or self.share < 1 and (not self.k or self.variants in ADVERSARIAL):
+            raise ValueError(f"{self}: share is the part of a batch that has variants, above 0; without variants and "
+                             "with adversarial shifts it has to be 1")
         if self.to_mean and not self.consistency or self.batch_level and not self.alignment:
             raise ValueError(f"{self}: to_mean changes the consistency term and batch_level the alignment term, "
                              "whose weights are 0")
@@ -103,9 +109,9 @@ class Objective:
             raise ValueError(f"divergence = {self.divergence!r} with to_mean; known: {', '.join(TO_MEAN)}")
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Rows per item and step that go through the network: x, its variants, and VAT's search for a direction."""
-        return 1 + self.k + (self.variants == "vat")
+        return 1 + self.share * self.k + (self.variants == "vat")
 
     @property
     def name(self) -> str:
@@ -115,34 +121,30 @@ class Objective:
                                  if getattr(self, field.name) != field.default)
 
     def __call__(self, logits, variant_logits, labels, label_dist=None):
-        """logits (B, C), variant_logits (B, K, C) or None, labels (B,), label_dist (B, C) -> (loss, {term: scalar}).
+        """logits (B, C), variant_logits (V, K, C) or None, labels (B,), label_dist (B, C) -> (loss, {term: scalar}).
 
-        Terms: task, entropy, and with variants sensitivity (mean_k D(p, q_k), even with to_mean) and sua_positive.
+        The variants are those of the first V items. Terms: task, entropy, and with variants sensitivity
+        (mean_k D(p, q_k), even with to_mean) and sua_positive, of these items.
         """
         log_p = F.log_softmax(logits, -1)
         target = (label_dist if self.soft else F.one_hot(labels, logits.shape[-1])).to(log_p.dtype)
+        target = (1 - self.smoothing) * target + self.smoothing / logits.shape[-1]
         h = entropy(log_p)
         terms = {"entropy": h.mean()}
-        smoothing = self.smoothing
         if self.k:
-            log_q = F.log_softmax(variant_logits, -1)
-            orbit = torch.cat([log_p[:, None], log_q], 1)
-            log_mean = orbit.logsumexp(1, keepdim=True) - math.log(1 + self.k)
-            s = DIVERGENCES[self.divergence](log_p[:, None], log_q).mean(1)
-            gap = s.mean() - self.lam * h.mean() if self.batch_level else s - self.lam * h
+            log_q, v = F.log_softmax(variant_logits, -1), len(variant_logits)
+            s = DIVERGENCES[self.divergence](log_p[:v, None], log_q).mean(1)
+            gap = s.mean() - self.lam * h[:v].mean() if self.batch_level else s - self.lam * h[:v]
             terms |= {"sensitivity": s.mean(), "sua_positive": gap.relu().mean()}
-            if self.instability:
-                moved = DIVERGENCES["tv"](log_p[:, None], log_q).mean(1, keepdim=True).detach()
-                smoothing = (smoothing + self.instability * moved).clamp(max=1)
-        target = (1 - smoothing) * target + smoothing / logits.shape[-1]
-        task = -(target * (log_mean[:, 0] if self.on_mean else log_p)).sum(-1).mean()
+        task = -(target * log_p).sum(-1)
         if self.augment:
-            on_variants = -(target[:, None] * log_q).sum(-1).mean()
-            task = (1 - self.augment) * task + self.augment * on_variants
+            on_variants = -(target[:v, None] * log_q).sum(-1).mean(1)
+            task = torch.cat([(1 - self.augment) * task[:v] + self.augment * on_variants, task[v:]])
+        task = task.mean()
         loss = task - self.confidence_penalty * terms["entropy"]
         if self.consistency:
-            loss = loss + self.consistency * (TO_MEAN[self.divergence](orbit, log_mean).mean() if self.to_mean
-                                              else terms["sensitivity"])
+            loss = loss + self.consistency * (to_mean(self.divergence, torch.cat([log_p[:v, None], log_q], 1))
+                                              if self.to_mean else terms["sensitivity"])
         if self.alignment:
             loss = loss + self.alignment * terms["sua_positive"]
         return loss, {"task": task, **terms}
@@ -166,8 +168,8 @@ OBJECTIVES: dict[str, Objective] = {
     "adversarial": Objective(k=1, variants="fgm", augment=0.5),
     "sua_tr": Objective(k=4, consistency=1.0, alignment=1.0),  # as printed, section 5.2
     # a calibrated model has E S_JS <= LAMBDA_JS E H, the positive part outside of the mean (theorem 8)
-    "sua_tr_repaired": Objective(k=4, augment=0.8, consistency=1.0, to_mean=True, divergence="js", alignment=1.0,
-                                 lam=LAMBDA_JS, batch_level=True),
+    "sua_tr_repaired": Objective(k=1, augment=0.5, consistency=1.0, to_mean=True, divergence="js", alignment=1.0,
+                                 lam=LAMBDA_JS, batch_level=True, smoothing=0.1, confidence_penalty=0.3),
 }
 
 

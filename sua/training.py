@@ -62,25 +62,25 @@ class VariantData(torch.utils.data.Dataset):
         if self._order[0] != epoch:
             shuffler = np.random.default_rng([self.seed, epoch, len(self.inputs)])
             self._order = epoch, shuffler.permutation(len(self.inputs))
-        i = int(self._order[1][place])
-        x, k, variants = self.inputs[i], self.objective.k, []
+        return epoch, int(self._order[1][place])
+
+    def _variants(self, epoch, i):
         if self.perturbation:
-            variants = self.perturbation.sample(x, k, np.random.default_rng([self.seed, epoch, i]))
-        elif self.objective.variants == "copies":
-            variants = [x] * k
-        return {"item": i, "label": self.labels[i], "orbit": [x, *variants]}
+            return self.perturbation.sample(self.inputs[i], self.objective.k, np.random.default_rng([self.seed, epoch, i]))
+        return [self.inputs[i]] * (self.objective.k if self.objective.variants == "copies" else 0)
 
     def collate(self, items):
-        """Clean rows first, then the variants item by item, in one padding: one forward pass of (K+1)B inputs."""
-        rows = [item["orbit"][0] for item in items] + [variant for item in items for variant in item["orbit"][1:]]
-        batch = self.classifier.encode(rows)
-        orbits, options = [item["orbit"] for item in items], {}
+        """Clean rows first, then the variants item by item, in one padding: one forward pass of all rows."""
+        chosen, options = [i for _, i in items], {}
+        varied = items[:math.ceil(self.objective.share * len(items))]
+        orbits = [[self.inputs[i], *self._variants(epoch, i)] for epoch, i in varied]
+        rows = [self.inputs[i] for i in chosen] + [variant for _, *variants in orbits for variant in variants]
         if has_options(rows[0]):  # a variant may have them in another order
             options["columns"] = torch.from_numpy(option_columns(orbits, max(map(len, rows)) - 1)[:, 1:])
-        chosen = [item["item"] for item in items]
-        soft = {} if self.soft is None else {"label_dist": torch.from_numpy(self.soft[chosen])}
-        return {**self.classifier.tokenizer.pad(batch, return_tensors="pt"), **soft, **options,
-                "items": torch.tensor(chosen), "labels": torch.tensor([item["label"] for item in items])}
+        if self.soft is not None:
+            options["label_dist"] = torch.from_numpy(self.soft[chosen])
+        return {**self.classifier.tokenizer.pad(self.classifier.encode(rows), return_tensors="pt"), **options,
+                "items": torch.tensor(chosen), "labels": torch.tensor([self.labels[i] for i in chosen])}
 
 
 def _needed(perturbation, objective):
@@ -123,7 +123,7 @@ class SUATrainer(transformers.Trainer):
         else:
             logits = forward()
             if objective.k:
-                logits, variants = logits[:b], logits[b:].unflatten(0, (b, objective.k))
+                logits, variants = logits[:b], logits[b:].unflatten(0, (-1, objective.k))
                 variants = variants if columns is None else variants.gather(-1, columns)
         loss, terms = objective(logits, variants, labels, label_dist)
         terms = {name: value.detach() for name, value in terms.items()}

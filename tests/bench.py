@@ -72,7 +72,7 @@ def objective_step():
         batch = trainer.train_dataset.collate([trainer.train_dataset[i] for i in range(32)])
         batch = {key: value.to(args.device) for key, value in batch.items()}
         features = {key: value for key, value in batch.items() if key not in ("labels", "items")}
-        labels = torch.cat([batch["labels"], batch["labels"].repeat_interleave(4)])
+        labels = torch.cat([batch["labels"], batch["labels"].repeat_interleave(sua.OBJECTIVES[name].k)])
         model, optimizer = classifier.model.train(), torch.optim.AdamW(classifier.model.parameters())
 
         def step(loss):
