@@ -199,8 +199,8 @@ CLAIMS: tuple[Claim, ...] = (
           _training),
     Claim("C8", "ambiguity collapse exists and SUA exposes it", "section 3.5",
           "supported if in every world at least half of the ambiguous inputs collapse and SUA separates them from clear "
-          "ones with AUROC at least 0.75; repaired if it does so only with clarifications as the kernel, at least 0.9; "
-          "refuted if fewer collapse; else mixed", _collapse),
+          "ones of the same confidence with AUROC at least 0.75; repaired if it does so only with clarifications as the "
+          "kernel, at least 0.9; refuted if fewer collapse; else mixed", _collapse),
     Claim("C9", "synthetic regime D: entropy .228, self-consistency .500, SUA .877", _FOLLOW_UP,
           "refuted if SUA is further than .05 from its value in regime D, or entropy not below chance; supported if "
           "moreover S alone is not better there and SUA beats entropy under the other label rules too; else mixed", _synthetic),

@@ -292,7 +292,8 @@ def render_readme(text: str) -> str:
 TOLERANCES = {"accuracy": 0.03, "robust_accuracy": 0.06, "attack_accuracy": 0.1, "ece": 0.04, "ece_scaled": 0.05,
               "nll": 0.3, "nll_scaled": 0.1, "brier": 0.06, "auroc": 0.15, "aurc": 0.04, "e_aurc": 0.05,
               "selective_accuracy_80": 0.03, "sua_positive": 0.15, "sensitivity": 0.15, "entropy": 0.1,
-              "label_preservation": 0.02, "collapse_rate": 0.1, "collapse_kl": 0.5, "collapse_auroc": 0.2,
+              "label_preservation": 0.02, "collapse_rate": 0.1, "collapse_kl": 0.5,
+              **{f"collapse_auroc{against}": 0.2 for against in ("", "_confident", "_all", "_twin")},
               "ambiguity_auroc_all": 0.1, "ambiguity_auroc_confident": 0.15, "certified_coverage": 0.7}
 
 
