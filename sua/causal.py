@@ -10,8 +10,10 @@ begin alike. A token attends to the tokens before it in its own text, at the pos
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Mapping, Sequence
@@ -24,7 +26,7 @@ from .perturb import LETTERS, Input, Perturbation, has_options, lettered
 TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "letter": "{question}\n{options}\nAnswer:"}
 ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
 NEVER = 1 << 30
-KNOWN = 100_000  # inputs whose tokens are kept
+KNOWN = 100_000  # inputs whose rows are kept
 
 
 class ChoiceLM(EncoderClassifier):
@@ -55,7 +57,6 @@ class ChoiceLM(EncoderClassifier):
         if answers is not None and len(set(answers)) < max(2, len(answers)):
             raise ValueError(f"answers = {answers!r}: give at least two, all different")
         self.answers, self.score, self.template = answers and tuple(answers), score, template or TEMPLATES[score]
-        self._known = {}
         try:
             self.template.format("", "", question="", options="")
         except (KeyError, IndexError, ValueError) as error:
@@ -76,14 +77,22 @@ class ChoiceLM(EncoderClassifier):
         tokens = iter(_tokens(self.tokenizer, texts) if texts else ())
         rows = [self._row([next(tokens) for _ in (0, *options)], prompt) for prompt, options in asked]
         self._known.update(zip(new, rows))  # training asks for the same inputs in every epoch
-        rows = [self._known[example] for example in inputs]
+        rows = [self._known[example].tolist() for example in inputs]
         if len(self._known) > KNOWN:
             self._known.clear()
         width = max(kinds[-1] for _, kinds in rows)
-        absent = [[width] if kinds[-1] < width else [] for _, kinds in rows]
-        return {"input_ids": [ids + [0] * len(end) for (ids, _), end in zip(rows, absent)],
-                "token_type_ids": [kinds + end for (_, kinds), end in zip(rows, absent)],
-                "attention_mask": [[1] * len(ids) + [0] * len(end) for (ids, _), end in zip(rows, absent)]}
+        absent = [kinds[-1] < width for _, kinds in rows]
+        return {"input_ids": [ids + [0] * end for (ids, _), end in zip(rows, absent)],
+                "token_type_ids": [kinds + [width] * end for (_, kinds), end in zip(rows, absent)],
+                "attention_mask": [[1] * len(ids) + [0] * end for (ids, _), end in zip(rows, absent)]}
+
+    @cached_property
+    def _known(self):
+        """{input: its row}, one for all that encode alike, as the models of a study do that come one after another."""
+        if not self.tokenizer.is_fast:
+            return {}
+        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).digest()
+        return _kept(digest, self.tokenizer.bos_token_id, self.answers, self.score, self.template, self.max_length)
 
     def _asked(self, i, example):
         """(prompt, options as they are scored)."""
@@ -106,7 +115,7 @@ class ChoiceLM(EncoderClassifier):
         return self.template.format(*texts, question="\n".join(texts), options=listing), options
 
     def _row(self, tokens, prompt):
-        """Tokens of the trunk and then of each option, and the number of the option that each belongs to."""
+        """(2, T) tokens of the trunk and then of each option, and the number of the option that each belongs to."""
         trunk = os.path.commonprefix(tokens)
         options = [row[len(trunk):] for row in tokens[1:]]
         if not all(options):
@@ -119,29 +128,32 @@ class ChoiceLM(EncoderClassifier):
                              f"word, raise max_length = {self.max_length} or shorten the options")
         trunk = trunk[:start] + trunk[start + excess:]
         kinds = [0] * len(trunk) + [j for j, option in enumerate(options, 1) for _ in option]
-        return trunk + sum(options, []), kinds
+        return np.array([trunk + sum(options, []), kinds], np.int32)
 
     def forward(self, model, batch, output_hidden_states: bool = False):
         """`logits` (n, C, 2): for each option the sum of ln p over its tokens, and their number."""
         import torch
 
-        ids, kinds, real = batch["input_ids"], batch["token_type_ids"], batch["attention_mask"]
+        real = batch["attention_mask"]
+        left = (torch.arange(real.shape[1], device=real.device) + real.argmax(1)[:, None]) % real.shape[1]
+        ids, kinds, real = (batch[name].gather(1, left) for name in ("input_ids", "token_type_ids", "attention_mask"))
         # stochastic passes and their gradients are each input's own
         plan = _plan(*(tensor.cpu().numpy() for tensor in (ids, kinds, real)), share=not self.model.training,
                      hidden=self.model.config.get_text_config().hidden_size)
-        plan.before, plan.which = np.unique(plan.before, return_inverse=True)
+        plain = len(plan.source) == len(ids) and not plan.kind.any()  # a row for each prompt, and nothing else
         plan = SimpleNamespace(**{name: torch.from_numpy(array).to(ids.device) for name, array in vars(plan).items()})
         words = self.model.get_input_embeddings()(ids).flatten(0, 1)[plan.source]
         # the head is the widest layer: it reads only the tokens after which an option's token stands
         hook = self.model.get_output_embeddings().register_forward_pre_hook(
             lambda module, args: (args[0].flatten(0, 1)[plan.before],))
         try:
-            out = model(inputs_embeds=words, attention_mask=_mask(plan, words.dtype), use_cache=False,
-                        position_ids=plan.depth * (plan.depth < NEVER), output_hidden_states=output_hidden_states)
+            out = model(inputs_embeds=words, attention_mask=None if plain else _mask(plan, words.dtype),
+                        position_ids=None if plain else plan.depth * (plan.depth < NEVER), use_cache=False,
+                        output_hidden_states=output_hidden_states)
         finally:
             hook.remove()
-        logits, where = out.logits.float(), (plan.row, plan.column)
-        log_p = logits[plan.which, ids[where]] - logits.logsumexp(-1)[plan.which]
+        where = plan.row, plan.column
+        log_p = out.logits.float().log_softmax(-1)[plan.which, ids[where]]
         sums = lambda values: log_p.new_zeros(len(ids), 1 + int(kinds.max())).index_put(
             (plan.row, kinds[where]), values, accumulate=True)[:, 1:]
         count = sums(torch.ones_like(log_p))
@@ -174,6 +186,12 @@ def _tokens(tokenizer, texts):
     return [found.ids for found in core.encode_batch_fast(texts)]
 
 
+@lru_cache(maxsize=2)
+def _kept(*settings):
+    """Rows by input, {} at first: what follows from equal settings of the encoding is made once."""
+    return {}
+
+
 def _longest(model, max_length):
     """Tokens that every layer of the model sees at once. ValueError for a model that reads no forest."""
     config = model.config.get_text_config()
@@ -187,51 +205,45 @@ def _longest(model, max_length):
 
 
 def _plan(ids, kinds, real, share, hidden):
-    """Where the tokens of a batch (n, T) stand in a forest of rows (R, W): arrays by name.
+    """Where the tokens of a batch (n, T), padded on the right, stand in a forest of rows (R, W): arrays by name.
+
+    Neighbours in the batch share what both begin with, so it is best sorted.
 
     source : (R, W) flat place in the batch of each token; depth, kind, owner : its position, option and input.
     reach : (n, n) depth below which the trunk of one input is also that of another in its row.
-    row, column : (M,) the scored tokens; before : (M,) flat places in the forest after which they stand.
-    last : (n,) flat places of the trunks' last tokens.
+    row, column : (M,) the scored tokens; before : flat places in the forest after which they stand, sorted, and
+    which : (M,) the one of each. last : (n,) flat places of the trunks' last tokens.
     """
-    order = np.array(sorted(range(len(ids)), key=lambda i: ids[i, (real[i] > 0) & (kinds[i] == 0)].tolist()))
-    ids, kinds, real = ids[order], kinds[order], real[order] > 0
     n, columns = len(ids), np.arange(ids.shape[1])
-    trunk, scored = real & (kinds == 0), real & (kinds > 0)
-    length = trunk.sum(1)
-    first, ends = np.diff(kinds, axis=1, prepend=0) != 0, np.diff(kinds, axis=1, append=0) != 0
+    real, option = real > 0, kinds > 0
+    length = (real & ~option).sum(1)
+    change = np.diff(kinds, axis=1, prepend=0, append=0) != 0
+    first, ends = change[:, :-1], change[:, 1:]
     begins = np.maximum.accumulate(np.where(first, columns, 0), 1)
-    depth = np.where(trunk, trunk.cumsum(1) - 1, length[:, None] + columns - begins)
-    read = trunk | scored & ~ends  # an option's last token is only predicted
+    depth = columns - begins + length[:, None] * option
+    read = real & ~(option & ends)  # an option's last token is only predicted
     shared = np.zeros(n, int)
     if share:
-        left = np.where(columns < length[:, None], np.take_along_axis(ids, np.argsort(~trunk, 1, kind="stable"), 1), -1)
-        alike = ((left[1:] == left[:-1]) & (left[1:] >= 0)).cumprod(1).sum(1)
-        shared[1:] = np.minimum(alike, length[1:] - 1)  # its last token is always an input's own
+        most = np.minimum(length[1:] - 1, length[:-1])  # its last token is always an input's own
+        shared[1:] = ((ids[1:] == ids[:-1]) & (columns < most[:, None])).cumprod(1).sum(1)
     starts = _starts(read.sum(1), shared, hidden)
     shared[starts] = 0
-    own = read & ~(trunk & (depth < shared[:, None]))
-    line = np.zeros(n, int)
-    line[starts[1:]] = 1
-    line, filled = line.cumsum(), own.sum(1)
+    own = read & (columns >= shared[:, None])
+    line, filled = np.searchsorted(starts, range(n), "right") - 1, own.sum(1)
     offset = filled.cumsum() - filled
-    offset -= offset[starts][line]
-    place = offset[:, None] + own.cumsum(1) - 1
+    place = (offset - offset[starts][line])[:, None] + own.cumsum(1) - 1
     width = 1 + place[own].max()
     place += line[:, None] * width
     forest = {name: np.full(len(starts) * width, value) for name, value in
               (("source", 0), ("depth", NEVER), ("kind", 0), ("owner", 0))}
-    forest["source"][place[own]] = (order[:, None] * len(columns) + columns)[own]
-    forest["depth"][place[own]], forest["kind"][place[own]] = depth[own], kinds[own]
-    forest["owner"][place[own]] = np.nonzero(own)[0]
-    end = (trunk * columns).max(1)
-    before = np.take_along_axis(place, np.where(first, end[:, None], columns - 1), 1)
-    last = np.empty(n, int)
-    last[order] = place[range(n), end]
-    i, j = np.nonzero(scored)
+    taken, (i, j) = place[own], np.nonzero(own)
+    forest["source"][taken], forest["owner"][taken] = i * len(columns) + j, i
+    forest["depth"][taken], forest["kind"][taken] = depth[own], kinds[own]
+    last, (row, column) = place[range(n), length - 1], np.nonzero(real & option)
+    before, which = np.unique(np.where(first, last[:, None], np.roll(place, 1, 1))[row, column], return_inverse=True)
     later = np.where(np.arange(n) > np.arange(n)[:, None], shared, NEVER)
     return SimpleNamespace(**{name: array.reshape(len(starts), width) for name, array in forest.items()}, last=last,
-                           reach=np.minimum.accumulate(later, 1), row=order[i], column=j, before=before[scored])
+                           reach=np.minimum.accumulate(later, 1), row=row, column=column, before=before, which=which)
 
 
 def _starts(sizes, shared, hidden):

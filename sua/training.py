@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from . import paths, scores
 from .causal import ChoiceLM, tiny_llama
-from .models import EncoderClassifier, load_model, progress, quiet, tiny_encoder
+from .models import EncoderClassifier, load_model, padded, progress, quiet, tiny_encoder
 from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
 from .perturb import Perturbation, has_options, option_columns
 from .tasks import Task, inputs
@@ -79,7 +79,7 @@ class VariantData(torch.utils.data.Dataset):
             options["columns"] = torch.from_numpy(option_columns(orbits, max(map(len, rows)) - 1)[:, 1:])
         if self.soft is not None:
             options["label_dist"] = torch.from_numpy(self.soft[chosen])
-        return {**self.classifier.tokenizer.pad(self.classifier.encode(rows), return_tensors="pt"), **options,
+        return {**padded(self.classifier.tokenizer, self.classifier.encode(rows)), **options,
                 "items": torch.tensor(chosen), "labels": torch.tensor([self.labels[i] for i in chosen])}
 
 

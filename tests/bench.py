@@ -17,7 +17,6 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
-from torch.nn.utils.rnn import pad_sequence
 
 import sua
 from sua.causal import tiny_llama
@@ -98,35 +97,50 @@ def equal_compute():
 
 
 def choice_scoring():
-    """Four options of eight variants of a question, with and without a shared paragraph, over plain forward passes."""
+    """Options of variants of a question over plain forward passes, each from tokens made beforehand."""
     words = [f"word{i}" for i in range(500)]
     rng = np.random.default_rng(0)
     text = lambda n: " ".join(rng.choice(words, n))
-    lm = tiny_llama(words, hidden=256, layers=4, dropout=0, max_length=512)
+    chooser = lambda hidden, layers: tiny_llama(words, hidden=hidden, layers=layers, dropout=0, max_length=512)
+    lm, narrow = chooser(256, 4), chooser(64, 2)
 
-    def questions(context, question, option, count=2):
-        return [(f"{paragraph} {text(question)}", *options) for _ in range(count)
-                for paragraph, options in [(text(context), [text(option) for _ in range(4)])] for _ in range(8)]
+    def questions(context, question, option, options=4, count=2):
+        return [(f"{paragraph} {text(question)}".strip(), *drawn) for _ in range(count)
+                for paragraph, drawn in [(text(context), [text(option) for _ in range(options)])] for _ in range(8)]
 
-    def rows(inputs):
-        return [torch.tensor(lm.tokenizer(f"{prompt} : {option}")["input_ids"]) for prompt, *options in inputs
-                for option in options]
+    def passes(lm, texts, size, read):
+        rows = lm.tokenizer(texts)["input_ids"]
 
-    @torch.inference_mode()
-    def plain(inputs, size):
-        for start in range(0, len(found := rows(inputs)), size):
-            ids = pad_sequence(found[start:start + size], batch_first=True)
-            log_p = lm.model(ids, attention_mask=(ids > 0).long()).logits.log_softmax(-1)
-            log_p[:, :-1].gather(2, ids[:, 1:, None])
+        @torch.inference_mode()
+        def run():
+            for start in range(0, len(rows), size):
+                batch = lm.tokenizer.pad({"input_ids": rows[start:start + size]}, return_tensors="pt")
+                read(lm.model(**batch).logits, batch)
+
+        return run
+
+    def whole(logits, batch):
+        logits.log_softmax(-1)[:, :-1].gather(2, batch["input_ids"][:, 1:, None])
+
+    def ending(logits, batch):
+        logits[range(len(logits)), batch["attention_mask"].sum(1) - 1].log_softmax(-1)
 
     results = []
     for what, inputs, accepted in (("shared paragraph", questions(200, 15, 3), 1 / 3),
                                    ("no paragraph", questions(0, 15, 3), 1.0),
-                                   ("options of one token", questions(0, 15, 1), 1.0)):
-        ours, batched, single = seconds(lambda: lm.predict_proba(inputs), lambda: plain(inputs, 32),
-                                        lambda: plain(inputs, 1), repetitions=3)
+                                   ("options of one token", questions(0, 15, 1), 1.0),
+                                   ("two long options", questions(0, 5, 30, 2), 1.0)):
+        texts = [f"{prompt} : {option}" for prompt, *options in inputs for option in options]
+        ours, batched, single = seconds(lambda: lm.predict_proba(inputs), passes(lm, texts, 32, whole),
+                                        passes(lm, texts, 1, whole), repetitions=5)
         results += [(f"{what}: over batches of 32", ours / batched, accepted),
                     (f"{what}: over one by one", ours / single, accepted)]
+    inputs = questions(0, 15, 1, count=16)  # the options' tokens come next: a pass over the prompts is enough
+    for what, model, accepted in (("one token: over prompts alone", lm, 1.0),
+                                  ("one token: the same, width 64", narrow, None)):
+        prompts = passes(model, [f"{prompt} :" for prompt, *_ in inputs], 32, ending)
+        ours, theirs = seconds(lambda: model.predict_proba(inputs), prompts)
+        results.append((what, ours / theirs, accepted))
     return results
 
 

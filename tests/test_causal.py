@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from sua import OBJECTIVES, CallableModel, Objective, Task, load_model, load_task, predict, train
+from sua import OBJECTIVES, CallableModel, Objective, Task, causal, load_model, load_task, predict, train
 from sua.causal import ABSENT, ChoiceLM, instructions, tiny_llama
 from sua.paths import NotAvailableError
 from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, on_first, option_columns, variants
@@ -147,6 +147,30 @@ def test_answers_are_the_options_of_every_text_and_pair():
                                fixed.predict_proba([f"{texts[1]} and {texts[0]}"]), atol=1e-6)
     as_dict = [{"question": text, "choices": ["slow", "a funny mess"]} for text in texts]
     np.testing.assert_allclose(brought.predict_proba(as_dict), fixed.predict_proba(texts), atol=1e-6)
+
+
+def test_what_encodes_alike_tokenises_once(monkeypatch):
+    """Another model with an equal tokenizer finds the rows; any other setting makes its own, and both are right."""
+    asked, texts = ["the film is", "people live beside the sea"], []
+    tokens = causal._tokens
+    monkeypatch.setattr(causal, "_tokens", lambda tokenizer, new: texts.extend(new) or tokens(tokenizer, new))
+    make = lambda seed=0, known=asked, answers=("slow", "a mess"), **options: tiny_llama(known, answers, seed, **options)
+    fresh = lambda chooser: chooser.encode(asked)
+    first = fresh(make(template="{question} is"))
+    assert len(texts) == 6
+    same = make(1, template="{question} is")
+    assert fresh(same) == first and len(texts) == 6
+    first["input_ids"][0].clear()  # what a caller does to its batch reaches nobody
+    assert fresh(same) == fresh(make(template="{question} is")) != first and len(texts) == 6
+    others = [make(template="{question} :"), make(template="{question} is", answers=("slow", "a film")),
+              make(template="{question} is", known=["a film"]), make(template="{question} is", max_length=4)]
+    for number, other in enumerate(others, 1):
+        found = fresh(other)
+        assert len(texts) == 6 + 6 * number
+        for ids, kinds, text in zip(found["input_ids"], found["token_type_ids"], asked):
+            prompt = other.tokenizer(other.template.format(question=text))["input_ids"]
+            room = other.max_length + 1 - max(kinds.count(1), kinds.count(2))
+            assert ids[:kinds.count(0)] == prompt[:1] + prompt[1:][-(room - 1):]
 
 
 @pytest.fixture
