@@ -37,8 +37,8 @@ def _resampled(metric):
     @functools.wraps(metric)
     def call(first, *others, counts=None, **parameters):
         if counts is None:
-            return float(metric(first, *others, counts=np.ones((1, len(first))), **parameters)[0])
-        return metric(first, *others, counts=np.asarray(counts, dtype=np.float64), **parameters)
+            return float(metric(first, *others, counts=np.ones((1, len(first)), dtype=int), **parameters)[0])
+        return metric(first, *others, counts=np.asarray(counts), **parameters)
     return call
 
 
@@ -154,11 +154,10 @@ def auroc(is_error, score, counts=None) -> float:
 
     Raises SingleClassError if `is_error` holds one class only, ValueError if shapes differ or a score is NaN.
     """
-    size, bad = _blocks(is_error, score, counts)
+    errors, right, inversions = _pairs(is_error, score, counts)
     two_classes(is_error)
-    errors, right = bad.sum(1), (size - bad).sum(1)
     with np.errstate(invalid="ignore"):
-        return 1 - _inversions(size, bad) / (errors * right)
+        return 1 - inversions / (errors * right)
 
 
 @_resampled
@@ -183,8 +182,8 @@ def augrc(is_error, score, counts=None) -> float:
 
     Traub et al., NeurIPS 2024. Equals (1 - AUROC) e (1 - e) + e^2 / 2 with error rate e; 0 without errors.
     """
-    size, bad = _blocks(is_error, score, counts)
-    return (_inversions(size, bad) + bad.sum(1) ** 2 / 2) / size.sum(1) ** 2
+    errors, right, inversions = _pairs(is_error, score, counts)
+    return (inversions + errors ** 2 / 2) / (errors + right) ** 2
 
 
 @_resampled
@@ -227,9 +226,9 @@ def _checked(is_error, score):
     is_error, score = np.asarray(is_error), np.asarray(score, dtype=np.float64)
     if is_error.shape != score.shape or score.ndim != 1 or not len(score):
         raise ValueError(f"is_error has shape {is_error.shape}, score {score.shape}: give two vectors of one length")
-    values = np.unique(is_error)
-    if not np.isin(values, (0, 1)).all():
-        raise ValueError(f"is_error holds {values[~np.isin(values, (0, 1))][0]!r}: give 1 for a wrong answer, else 0")
+    unknown = (is_error != 0) & (is_error != 1)
+    if unknown.any():
+        raise ValueError(f"is_error holds {is_error[unknown][0]!r}: give 1 for a wrong answer, else 0")
     if np.isnan(score).any():
         raise ValueError(f"score[{int(np.argmax(np.isnan(score)))}] is NaN: a score must order every item")
     return is_error.astype(bool), score
@@ -244,16 +243,22 @@ def _blocks(is_error, score, counts):
     return np.add.reduceat(ordered, start, axis=1), np.add.reduceat(ordered * is_error[order], start, axis=1)
 
 
-def _inversions(size, bad):
-    """(B,) number of pairs in which a right answer scores above an error, ties counting half."""
-    good = size - bad
-    above = good.sum(1, keepdims=True) - good.cumsum(1) + good / 2
-    return (bad * above).sum(1)
+def _pairs(is_error, score, counts):
+    """(B,) errors, right answers, and pairs of them in which the right answer scores above, ties counting half."""
+    is_error, score = _checked(is_error, score)
+    wrong, right = np.flatnonzero(is_error), np.flatnonzero(~is_error)
+    right = right[np.argsort(-score[right])]
+    first, last = (np.searchsorted(-score[right], -score[wrong], side) for side in ("left", "right"))
+    bad = counts.take(wrong, axis=1)
+    above = np.zeros((len(counts), len(right) + 1), dtype=np.result_type(counts, int))  # integers cumulate fastest
+    counts.take(right, axis=1).cumsum(1, out=above[:, 1:])
+    twice = (bad * (above.take(first, axis=1) + above.take(last, axis=1))).sum(1)
+    return bad.sum(1), above[:, -1], twice / 2
 
 
 def _aurc(size, bad):
     # the j-th item of a block adds (errors before + j * rate) / (items before + j): in closed form over the block
-    before, rate = size.cumsum(1) - size, np.divide(bad, size, out=np.zeros_like(bad), where=size > 0)
+    before, rate = size.cumsum(1) - size, np.divide(bad, size, out=np.zeros(bad.shape), where=size > 0)
     errors_before = bad.cumsum(1) - bad
     return (bad + (errors_before - rate * before) * _harmonic(before, before + size)).sum(1) / size.sum(1)
 
@@ -290,8 +295,7 @@ def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, re
     absent = [reference for reference in references if reference not in names]
     expect(not absent, f"reference {absent[:1]} is not among the names {names}")
     (n,) = sizes
-    resampled = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    counts = np.vstack([np.ones((1, n)), resampled])
+    counts = _resamples(n, resamples, seed)
     values = {name: np.mean([metric(*arguments(run[name]), counts=counts) for run in runs], axis=0) for name in names}
     interval = lambda v: np.nanpercentile(v[1:], 100 * np.array([(1 - level) / 2, (1 + level) / 2]))
     rows = []
@@ -303,6 +307,13 @@ def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, re
             rows.append(dict(name=name, value=value[0], low=low, high=high, reference=reference, gain=gain[0],
                              gain_low=gain_low, gain_high=gain_high, p=_p_value(gain[0], gain[1:])))
     return rows
+
+
+@functools.lru_cache(maxsize=1)  # many intervals are over as many items
+def _resamples(n, resamples, seed):
+    """(resamples + 1, n) how often each item occurs: once, then in every resample."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.vstack([np.ones((1, n), dtype=int), drawn])
 
 
 def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], references: Sequence[str] = ("entropy",),

@@ -50,6 +50,9 @@ def cells(notebook, **flags):
 @pytest.fixture(scope="module")
 def grader():
     pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install -e '.[course]'")
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect",  # most of the time went into waiting for the disk
+                            lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     spec = importlib.util.spec_from_file_location("grade", SOURCE.parent / "grade.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

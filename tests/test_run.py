@@ -148,18 +148,22 @@ def test_killed_after_the_last_line_of_work_only_moves(execute, tmp_path, monkey
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_results(tmp_path):
-    """Kill the runner and its kernel with SIGKILL at several moments, then let it finish."""
-    slow = ["profile = 'p'\nsize = 1", WRITE + "import time\nfor i in range(30):\n    time.sleep(0.1)\n"
-            "    (folder / 'out.txt').write_text('x' * i)", WRITE + "(folder / 'out.txt').write_text(str(size))"]
-    project(tmp_path, {"01_a": slow}, SIZE_7)
+    """Kill the runner and its kernel with SIGKILL as they start and in the middle of the work, then let it finish."""
+    waiting = ["profile = 'p'\nsize = 1", WRITE + "import time\n(folder / 'out.txt').write_text('half')\n"
+               "while not (folder.parents[2] / 'go').exists():\n    time.sleep(0.1)",
+               WRITE + "(folder / 'out.txt').write_text(str(size))"]
+    project(tmp_path, {"01_a": waiting}, SIZE_7)
     command = [sys.executable, "-m", "sua.run", "01_a", "--profile", "p"]
-    for moment in (1, 4):
+    for there in (tmp_path, tmp_path / "build/p/.01_a.new/out.txt"):  # a second later and as soon as this exists
         process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
-        time.sleep(moment)
+        time.sleep(1)
+        while not there.exists() and process.poll() is None:
+            time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "figures").exists()
+    (tmp_path / "go").touch()
     assert subprocess.run(command, cwd=tmp_path).returncode == 0
     assert (tmp_path / "figures/p/out.txt").read_text() == "7"
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
