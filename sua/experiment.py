@@ -108,8 +108,8 @@ def trained(run: Run, cache):
     task = task_of(run.setting)
     probes = {name: task["test"].select(np.flatnonzero(np.array(task["test"]["ambiguous"]) == ambiguous))
               for name, ambiguous in (("ambiguous", True), ("clear", False))} if run.probe else None
-    return train(run.setting["model"], task, run.objective, kernel_of(run.setting), run.seed, cache=cache, probes=probes,
-                 **run.setting["training"])
+    return train(run.setting["model"], task, run.objective, kernel_of(run.setting), run.seed, cache=cache,
+                 probes=probes, **run.setting["training"])
 
 
 def execute(run: Run, folder, cache) -> list[dict]:

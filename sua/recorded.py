@@ -1,12 +1,14 @@
-"""Recorded sets that are no training task: outputs of real models, human votes, rewrites and attacks.
+"""Recorded sets that are no training task: outputs of real models, human votes, rewrites, attacks, open questions.
 
-They are not on the hub: all but the project's own questions are read from raw/<name> of a mirror, and each function
-raises NotAvailableError where no mirror has its file. None of their rows is part of this repository.
+Most are not on the hub: they are read from raw/<name> of a mirror. Each function raises NotAvailableError where its set
+is not to be had. None of their rows is part of this repository, but for the project's own questions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from typing import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,9 +16,12 @@ from datasets import Dataset
 from scipy.special import softmax
 
 from . import paths
+from .generation import Triple, normalise
 from .perturb import KERNELS, variants
-from .predict import Predictions
+from .predict import Predictions, expect
+from .tasks import HUB_SETS, hub_rows
 
+MOST_READINGS = 8  # one question of AmbigNQ in a hundred has more, one has 41
 SPLITS = ("train", "validation", "test")
 
 
@@ -82,14 +87,13 @@ def ambient(seed: int = 0) -> Dataset:
         pair = (row["premise"], row["hypothesis"])
         rewrites = [(r["premise"], r["hypothesis"]) for r in row["disambiguations"]]
         readings.append(rewrites or variants([pair], KERNELS["framing"], 2, seed)[0])
-    width = max(map(len, readings))
-    filled = [pairs + pairs[:1] * (width - len(pairs)) for pairs in readings]
+    filled, weights = _filled(readings)
     return Dataset.from_dict({
         "id": [row["id"] for row in rows], "text": [row["premise"] for row in rows],
         "text_pair": [row["hypothesis"] for row in rows], "ambiguous": [row["ambiguous"] for row in rows],
         "clarified": [[first for first, _ in pairs] for pairs in filled],
         "clarified_pair": [[second for _, second in pairs] for pairs in filled],
-        "weights": [[1 / len(pairs)] * len(pairs) + [0.0] * (width - len(pairs)) for pairs in readings]})
+        "weights": weights})
 
 
 def advglue(task: str) -> Dataset:
@@ -114,6 +118,116 @@ def ambiguous_questions() -> list[dict]:
     schema."""
     file = paths.root() / "data" / "ambiguous_questions.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def own_questions(items: int | None = None, seed: int = 0) -> Dataset:
+    """`ambiguous_questions` as open questions, clarified by their interpretations, with their four `paraphrases`."""
+    return _open_questions([{
+        "id": row["id"], "text": row["question"], "ambiguous": row["ambiguous"], "paraphrases": row["paraphrases"],
+        "answers": [[reading["answer"], *reading["aliases"]] for reading in row["interpretations"]],
+        "clarified": [reading["clarified"] for reading in row["interpretations"]],
+        "weights": [reading["weight"] for reading in row["interpretations"]]} for row in ambiguous_questions()],
+        items, seed)
+
+
+def ambignq(items: int | None = None, seed: int = 0) -> Dataset:
+    """AmbigNQ's validation set (Min et al., EMNLP 2020) as open questions: ambiguous where an annotator saw several
+    readings, of which the first such annotator's, at most MOST_READINGS, are the clarifications, equally weighted."""
+    rows, _ = hub_or_raw("ambignq", "validation", ("id", "question", "annotations"))
+    questions = []
+    for row in rows:
+        single, several = ((row["single_answers"], row["interpretations"]) if "interpretations" in row else
+                           _verdicts(row["annotations"]))
+        answers = [reading["answer"] for annotator in several for reading in annotator] + single
+        if not several:  # annotators word one answer differently
+            answers = [[form for forms in single for form in forms]]
+        clarified = [reading["question"] for reading in several[0][:MOST_READINGS]] if several else []
+        questions.append({"id": row["id"], "text": row["question"], "ambiguous": bool(several), "answers": answers,
+                          "clarified": clarified, "weights": [1 / len(clarified) for _ in clarified]})
+    return _open_questions(questions, items, seed)
+
+
+def triviaqa(items: int | None = None, seed: int = 0) -> Dataset:
+    """TriviaQA's validation questions (Joshi et al., ACL 2017), without evidence, as open questions: none ambiguous."""
+    rows, _ = hub_or_raw("triviaqa", "validation", ("question_id", "question", "answer"))
+    rows = {row["question"]: row for row in rows}.values()  # one with two kinds of evidence has a row for each
+    return _open_questions([{
+        "id": row["question_id"], "text": row["question"], "ambiguous": False, "clarified": [], "weights": [],
+        "answers": [[row["answer"]["value"], *row["answer"]["aliases"]]]} for row in rows], items, seed)
+
+
+# each draws `items` questions with `seed` (None: all of them) and gives the columns id, text, `answers` (the forms that
+# are accepted for each meaning), `ambiguous`, `clarified` and `weights`
+OPEN_QUESTIONS: dict[str, Callable[..., Dataset]] = {
+    "own_questions": own_questions, "ambignq": ambignq, "triviaqa": triviaqa}
+
+
+class SameAnswer:
+    """Equivalence of answers to open questions, for `meaning_clusters`: equal after `normalise`, or the same meaning.
+
+    An answer means the longest accepted form that it contains as whole words: "It is Paris." means "Paris".
+    questions : of OPEN_QUESTIONS, no text twice. ValueError in a call for another question.
+    """
+
+    def __init__(self, questions: Dataset):
+        self._known = {}
+        for text, answers in zip(questions["text"], questions["answers"]):
+            forms = [(_words(form), meaning) for meaning, of_meaning in enumerate(answers) for form in of_meaning]
+            # a form of two meanings names the first
+            self._known[text] = {words: meaning for words, meaning in reversed(forms) if words.strip()}
+
+    def _meaning(self, question, text):
+        expect(question in self._known, lambda: f"no accepted answers to {question!r}: give its data set to SameAnswer")
+        named = [words for words in self._known[question] if words in _words(text)]
+        return self._known[question][max(named, key=len)] if named else _words(text)
+
+    def __call__(self, triples: Sequence[Triple]) -> np.ndarray:
+        return np.array([self._meaning(x, a) == self._meaning(x, b) for x, a, b in triples], dtype=bool)
+
+
+def _words(text):
+    return f" {normalise(text)} "
+
+
+def _verdicts(annotations):
+    """AmbigNQ's hub column as the mirror's file has it: the single answers, and the lists of readings."""
+    by_kind = {"singleAnswer": [], "multipleQAs": []}
+    for kind, answer, pairs in zip(annotations["type"], annotations["answer"], annotations["qaPairs"]):
+        readings = [{"question": x, "answer": y} for x, y in zip(pairs["question"], pairs["answer"])]
+        by_kind[kind].append(answer if kind == "singleAnswer" else readings)
+    return by_kind["singleAnswer"], by_kind["multipleQAs"]
+
+
+def _open_questions(rows, items, seed):
+    """Questions with two clarifications or more: an unambiguous one gets neutral framings of itself, beside the
+    restatement that it may have, so that merely having clarifications gives nothing away."""
+    if items is not None:
+        expect(1 <= items <= len(rows), f"items = {items}: the set has {len(rows)} questions; ask for 1 to as many")
+        rows = [rows[i] for i in sorted(np.random.default_rng(seed).permutation(len(rows))[:items])]
+    for row in rows:
+        if not row["ambiguous"]:
+            framed = variants([row["text"]], KERNELS["framing"], 2, seed)[0]
+            row |= {"clarified": [*row["clarified"], *framed][:2], "weights": [0.5, 0.5]}
+    clarified, weights = _filled([row["clarified"] for row in rows], [row["weights"] for row in rows])
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return Dataset.from_dict({**columns, "clarified": clarified, "weights": weights})
+
+
+def _filled(readings, weights=None):
+    """Every row's readings filled up to the most of any row, the first again at weight 0; equal weights if none."""
+    width = max(map(len, readings))
+    weights = weights or [[1 / len(row)] * len(row) for row in readings]
+    return ([row + row[:1] * (width - len(row)) for row in readings],
+            [row + [0.0] * (width - len(row)) for row in weights])
+
+
+def hub_or_raw(name: str, split: str, columns: Sequence[str]) -> tuple[list[dict], dict]:
+    """Rows of a set in the form of a mirror's raw/<name>, or, where none has it, with the hub's own columns; and where
+    they came from. Raises what tasks.hub_rows does."""
+    if file := paths.in_mirror("raw", name, f"{split}.jsonl"):
+        return _json_lines(name, split), {"origin": "mirror", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    rows, origin = hub_rows(HUB_SETS[name], split, columns)
+    return rows.select_columns(list(columns)).to_list(), origin
 
 
 def _json_lines(name, *splits):

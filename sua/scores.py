@@ -142,7 +142,11 @@ def mahalanobis(predictions: Predictions, calibration: Predictions) -> np.ndarra
 
 
 def relative_mahalanobis(predictions: Predictions, calibration: Predictions) -> np.ndarray:
-    """`mahalanobis` minus the distance to one Gaussian that is fitted to all classes together."""
+    """`mahalanobis` minus the distance to one Gaussian that is fitted to all classes together.
+
+    It looks for inputs unlike all others. Where the surest answers have the features furthest out, as with a head that
+    is linear in them, it ranks failures worse than chance.
+    """
     everything = fitted.mahalanobis(calibration.require("features"), np.zeros(len(calibration)))
     return mahalanobis(predictions, calibration) - everything(predictions.require("features"))
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -106,6 +106,20 @@ class HubTask:
     config: str = "default"
     held_out: tuple[str, ...] = ("validation", "test")
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return "train", *self.held_out
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where the hub keeps a set with columns of its own, which one function alone knows."""
+
+    hub_id: str
+    revision: str
+    config: str
+    splits: tuple[str, ...]
+
 
 HUB_TASKS: dict[str, HubTask] = {
     "sst2": HubTask("stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", ("negative", "positive"),
@@ -122,11 +136,18 @@ SNLI = HubTask("stanfordnlp/snli", "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b", c
                held_out=("validation",), **_NLI)
 MULTI_NLI = HubTask("nyu-mll/multi_nli", "da70db2af9d09693783c3320c4249840212ee221", held_out=("validation_matched",),
                     **_NLI)
+HUB_SETS: dict[str, HubSet] = {
+    "bbq": HubSet("oskarvanderwal/bbq", "ab00114b0fbf59c7c539ff9158f6ce717d13ab63", "All", ("test",)),
+    "ambignq": HubSet("sewon/ambig_qa", "e969d0132f4dd28c2939d55be34f1788c00ccfe7", "light", ("validation",)),
+    "triviaqa": HubSet("mandarjoshi/trivia_qa", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", "rc.nocontext",
+                       ("validation",)),
+}
 
 
 def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
     """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
-    "arc_easy"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), or any HubTask.
+    "arc_easy"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), "bbq" (with
+    `ambiguous`: whether the context leaves the question open), or any HubTask.
 
     sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
     A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
@@ -145,20 +166,21 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
         raise ValueError(f"sizes = {sizes}: every split needs at least one row")
     if name in worlds.WORLDS:
         return worlds.generate(name, sizes, seed, **world)
-    if isinstance(name, str) and name not in (*HUB_TASKS, "chaosnli"):
-        raise ValueError(f"unknown task {name!r}; known: {', '.join([*worlds.WORLDS, *HUB_TASKS, 'chaosnli'])}. For "
+    composed = {"chaosnli": _chaosnli, "bbq": _bbq}
+    if isinstance(name, str) and name not in (known := [*HUB_TASKS, *composed]):
+        raise ValueError(f"unknown task {name!r}; known: {', '.join([*worlds.WORLDS, *known])}. For "
                          "another hub data set give a sua.tasks.HubTask that names its columns")
     if world:
         raise ValueError(f"task {name!r} takes no {sorted(world)}: only generated worlds do")
-    if name == "chaosnli":
-        return _chaosnli(sizes, seed)
+    if name in composed:
+        return composed[name](sizes, seed)
     spec = HUB_TASKS[name] if isinstance(name, str) else name
     short = name if isinstance(name, str) else spec.hub_id.split("/")[-1]
     return _hub_task(short, spec, sizes, seed)
 
 
 def _hub_task(name, spec, sizes, seed):
-    loaded = {split: _rows(spec, split) for split in ("train", *spec.held_out)}
+    loaded = {split: _rows(spec, split) for split in spec.splits}
     origin = loaded["train"][1]
     pool = {split: rows for split, (rows, _) in loaded.items()}
     held_out = [split for split in spec.held_out if len(pool[split])]
@@ -209,6 +231,37 @@ def _chaosnli(sizes, seed):
     return Task("chaosnli", splits, SNLI.label_names, source=source)
 
 
+def _bbq(sizes, seed):
+    """BBQ (Parrish et al., Findings of ACL 2022): a context, a question about it and three options.
+
+    In an ambiguous context the option that says "unknown" is right, in a disambiguated one a person. Items of one
+    template (category, question_index) differ in few words, so all of them go to one split.
+    """
+    from .recorded import hub_or_raw
+
+    rows, origin = hub_or_raw("bbq", "test", ("category", "example_id", "question_index", "context_condition",
+                                              "context", "question", "ans0", "ans1", "ans2", "label"))
+    if "choices" not in rows[0]:  # the hub's columns, under the names of the mirror's file
+        rows = [{**row, "id": f"{row['category']}-{row['example_id']}", "condition": row["context_condition"],
+                 "choices": [row["ans0"], row["ans1"], row["ans2"]], "answer": row["label"]} for row in rows]
+    data = Dataset.from_dict({
+        "id": [row["id"] for row in rows], "text": [f"{row['context']} {row['question']}" for row in rows],
+        "options": [row["choices"] for row in rows], "label": [row["answer"] for row in rows],
+        "ambiguous": [row["condition"] == "ambig" for row in rows]})
+    templates = {}
+    for i, row in enumerate(rows):
+        templates.setdefault((row["category"], str(row["question_index"])), []).append(i)
+    rng, members, parts = np.random.default_rng(seed), list(templates.values()), {split: [] for split in SPLITS}
+    for i in rng.permutation(len(members)):  # to the split that is furthest from its size
+        parts[min(SPLITS, key=lambda split: len(parts[split]) / sizes[split])] += members[i]
+    splits = DatasetDict({split: _draw(data.select(part), sizes[split], rng, f"bbq: {split}")
+                          for split, part in parts.items()})
+    source = {"hub_id": HUB_SETS["bbq"].hub_id, "config": HUB_SETS["bbq"].config, **origin,
+              "splits": "drawn anew, not the official ones"}
+    paths.tell_runner("notes", f"bbq ({origin['origin']}): splits {source['splits']}; rows {sizes}")
+    return Task("bbq", splits, tuple("ABC"), source=source)
+
+
 def _draw(rows, size, rng, what):
     if size > len(rows):
         raise ValueError(f"{what} asks for {size} rows, there are {len(rows)}: lower sizes")
@@ -216,23 +269,29 @@ def _draw(rows, size, rng, what):
 
 
 def _rows(spec, split):
-    """One split's labelled rows in the common schema, and where it came from.
+    """One split's labelled rows in the common schema, and where it came from."""
+    rows, origin = hub_rows(spec, split, filter(None, (spec.text, spec.text_pair, spec.options, spec.label)))
+    return _schema(rows, spec, split), origin
 
-    ValueError if the mapping names a missing column.
+
+def hub_rows(source: HubTask | HubSet, split: str, columns: Iterable[str]) -> tuple[Dataset, dict]:
+    """One split with the hub's own columns, from a mirror or the hub, and where it came from.
+
+    Raises ValueError if one of `columns` is missing; NotAvailableError if neither a mirror nor the hub has the set.
     """
-    file = paths.in_mirror("datasets", spec.hub_id, spec.config, f"{split}.parquet")
+    file = paths.in_mirror("datasets", source.hub_id, source.config, f"{split}.parquet")
     if file:
         rows = Dataset(pq.read_table(file))
         origin = {"origin": "mirror", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     else:
-        rows = _from_hub(spec, split)
-        origin = {"origin": "hub", "revision": spec.revision}
-    where = f"{file}" if file else f"{spec.hub_id}, split {split},"
-    for column in filter(None, (spec.text, spec.text_pair, spec.options, spec.label)):
+        rows = _from_hub(source, split)
+        origin = {"origin": "hub", "revision": source.revision}
+    where = f"{file}" if file else f"{source.hub_id}, split {split},"
+    for column in columns:
         if column not in rows.column_names:
             raise ValueError(f"{where} has no column {column!r}; it has {', '.join(rows.column_names)}. Use the "
                              "hub's own columns, or a HubTask that names these")
-    return _schema(rows, spec, split), origin
+    return rows, origin
 
 
 def _schema(rows, spec, prefix):
@@ -249,12 +308,12 @@ def _schema(rows, spec, prefix):
     return Dataset.from_dict(table).select(np.flatnonzero(np.array(labels) >= 0))
 
 
-def _from_hub(spec, split):
+def _from_hub(source, split):
     try:
-        return load_dataset(spec.hub_id, spec.config, split=split, revision=spec.revision)
+        return load_dataset(source.hub_id, source.config, split=split, revision=source.revision)
     except Exception as error:  # whatever went wrong, the reader needs the same two remedies
-        reason = f"revision {spec.revision}: {type(error).__name__}"
-        raise paths.not_available("data set", f"{spec.hub_id} ({spec.config}, {split})", reason) from error
+        reason = f"revision {source.revision}: {type(error).__name__}"
+        raise paths.not_available("data set", f"{source.hub_id} ({source.config}, {split})", reason) from error
 
 
 def download(profile: str) -> None:
@@ -265,17 +324,17 @@ def download(profile: str) -> None:
     from .run import load_profile
 
     target = paths.root() / "data" / "hub"
-    settings = list(_settings(load_profile(profile)))
-    for spec in dict.fromkeys(spec for setting in settings for spec in _sources(setting["task"]["name"])):
-        for split in ("train", *spec.held_out):
-            file = target / "datasets" / spec.hub_id / spec.config / f"{split}.parquet"
+    names, models = zip(*_settings(load_profile(profile)))
+    for source in dict.fromkeys(source for of_setting in names for name in of_setting for source in _sources(name)):
+        for split in source.splits:
+            file = target / "datasets" / source.hub_id / source.config / f"{split}.parquet"
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 unfinished = file.with_suffix(".part")
-                _from_hub(spec, split).to_parquet(unfinished)
+                _from_hub(source, split).to_parquet(unfinished)
                 unfinished.replace(file)
-            print(f"{spec.hub_id} {split}: {file.relative_to(paths.root())}")
-    for model in dict.fromkeys(setting["model"] for setting in settings if setting["model"] != "tiny"):
+            print(f"{source.hub_id} {split}: {file.relative_to(paths.root())}")
+    for model in dict.fromkeys(model for model in models if "/" in model):
         folder = target / "models" / model
         try:
             snapshot_download(model, revision=HUB_REVISIONS.get(model, "main"), local_dir=folder,
@@ -286,17 +345,19 @@ def download(profile: str) -> None:
 
 
 def _settings(node):
-    """Every experiment of a profile, wherever it stands: the mappings that name a task and a model."""
+    """(names of data sets, model) of everything in a profile that a model is set to, wherever it stands."""
     if isinstance(node, Mapping):
-        if "task" in node and "model" in node:
-            yield node
+        if "model" in node:
+            yield [node["task"]["name"]] if "task" in node else list(node["sets"]), node["model"]
         else:
             for value in node.values():
                 yield from _settings(value)
 
 
 def _sources(name):
-    return (SNLI, MULTI_NLI) if name == "chaosnli" else (HUB_TASKS[name],) if name in HUB_TASKS else ()
+    if name == "chaosnli":
+        return SNLI, MULTI_NLI
+    return tuple(known[name] for known in (HUB_TASKS, HUB_SETS) if name in known)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,10 @@ class VariantData(torch.utils.data.Dataset):
         return epoch, int(self._order[1][place])
 
     def _variants(self, epoch, i):
+        x, k = self.inputs[i], self.objective.k
         if self.perturbation:
-            return self.perturbation.sample(self.inputs[i], self.objective.k, np.random.default_rng([self.seed, epoch, i]))
-        return [self.inputs[i]] * (self.objective.k if self.objective.variants == "copies" else 0)
+            return self.perturbation.sample(x, k, np.random.default_rng([self.seed, epoch, i]))
+        return [x] * k if self.objective.variants == "copies" else []
 
     def collate(self, items):
         """Clean rows first, then the variants item by item, in one padding: one forward pass of all rows."""

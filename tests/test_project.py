@@ -18,6 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from datasets import Dataset
 from packaging.requirements import Requirement
 from scipy.special import logsumexp, rel_entr
 from sklearn.metrics import roc_auc_score
@@ -25,7 +26,6 @@ from sklearn.metrics import roc_auc_score
 from pins import unmet
 from sua import Predictions, report, run
 from sua.causal import tiny_llama
-from sua.models import tiny_encoder
 from sua.tasks import inputs, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -152,11 +152,22 @@ def copy_of_the_project(folder):
     return folder
 
 
+def reproduced(folder):
+    """What `make reproduce` of the smoke profile prints until its end."""
+    process = make(folder, "-j2", "reproduce", "PROFILE=smoke")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
 def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
-    killed = copy_of_the_project(tmp_path / "killed")
-    for seconds in random.Random(0).sample(range(10, 50), 2):
+    whole, killed = (copy_of_the_project(tmp_path / name) for name in ("whole", "killed"))
+    start = time.time()
+    reproduced(whole)
+    seconds, moments = time.time() - start, random.Random(0)
+    for _ in range(2):
         process = make(killed, "-j2", "reproduce", "PROFILE=smoke")
-        time.sleep(seconds)
+        time.sleep(seconds * moments.uniform(0.1, 0.4))
         for child in [*psutil.Process(process.pid).children(recursive=True), process]:
             try:
                 child.kill()
@@ -164,17 +175,10 @@ def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp
                 pass
         process.communicate()
     finished = {manifest.parent.name for manifest in (killed / "build/smoke").glob("[0-9]*/manifest.json")}
-    process = make(killed, "-j2", "reproduce", "PROFILE=smoke")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    output = reproduced(killed)
     for stage in finished:
         assert f"{stage} (smoke): up to date" in output
     assert not (killed / "figures").exists()
-
-    whole = copy_of_the_project(tmp_path / "whole")
-    process = make(whole, "-j2", "reproduce", "PROFILE=smoke")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
     outputs = run.StageRun("05_tables", "smoke").outputs
     for name in outputs:
         results = [(folder / "build/smoke/05_tables" / name).read_bytes() for folder in (killed, whole)]
@@ -187,36 +191,44 @@ SLOW = pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="SUA_SLOW is no
 
 @SLOW
 def test_the_gpu_profile_runs_on_stand_ins(mirror, tmp_path):
-    """Real rows, tiny models in the places of the real ones, and the profile cut down to toy size."""
+    """Real rows, a tiny language model in the place of the real one, and the profile cut down to toy size and to what
+    the encoder profile has not: the experiments with a language model, and the questions to it."""
     folder, stand_ins = copy_of_the_project(tmp_path / "project"), tmp_path / "mirror"
-    for name in ("datasets", "raw"):
-        (stand_ins / name).parent.mkdir(exist_ok=True)
-        (stand_ins / name).symlink_to(mirror / name)
-    words = [" ".join(inputs(load_task("sst2", {"train": 500})["train"]))]
-    encoder = tiny_encoder(words, 2)
-    encoder.model.base_model.save_pretrained(  # without a head, as the real one
-        encoder.save(stand_ins / "models/sentence-transformers/all-MiniLM-L6-v2"))
+    for part in ("raw", *(f"datasets/{owner.name}" for owner in (mirror / "datasets").iterdir())):
+        (stand_ins / part).parent.mkdir(exist_ok=True, parents=True)
+        (stand_ins / part).symlink_to(mirror / part)
+    trivia = stand_ins / "datasets/mandarjoshi/trivia_qa/rc.nocontext/validation.parquet"
+    trivia.parent.mkdir(parents=True)
+    Dataset.from_list([{"question_id": f"tc_{i}", "question": f"What is number {i}?", "answer": {
+        "value": f"{i}", "aliases": [f"{i}"]}} for i in range(8)]).to_parquet(trivia)
+    words = inputs(load_task("sst2", {"train": 500})["train"])
     tiny_llama(words).save(stand_ins / "models/Qwen/Qwen2.5-0.5B-Instruct")
-    kept = ["erm", "sua_tr", "sua_tr_repaired"]
+    tasks = ["arc_easy_lm", "bbq_lm"]
     small = {"sizes": {"train": 16, "validation": 8, "calibration": 24, "test": 32}, "epochs": 1, "seeds": [0], "k": 2,
-             "resamples": 50, "dropout": 2, "audit_items": 20, "ambient_items": 20, "worlds": 2000, "scatter": 200,
-             "grid_levels": 3, "runs": 20, "repeats": 5, "publish": False, "all_trainings": kept}
+             "resamples": 50, "dropout": 2, "audit_items": 20, "worlds": 2000, "scatter": 200, "grid_levels": 3,
+             "runs": 20, "repeats": 5, "promises": [[0.2, 0.2]], "publish": False, "threads": 1, "human": {},
+             "tasks": tasks, "ablate_on": "bbq_lm", "methods": {"erm": [{}], "sua_tr": [{}]},
+             "all_trainings": ["erm", "sua_tr"], "sets": {"own_questions": 6, "ambignq": 6, "triviaqa": 6},
+             "samples": 3, "max_new_tokens": 4}
 
-    def cut(node):
-        if not isinstance(node, dict):
-            return node
-        return {key: {name: node[key][name] for name in kept} if key == "methods" else
-                small[key] if key in small and not isinstance(value, dict) or key == "sizes" else cut(value)
-                for key, value in node.items()}
+    def cut(node):  # `worlds` is a number in one notebook, and a mapping to be cut itself in another
+        return {key: small[key] if key in small and isinstance(small[key], dict) == isinstance(value, dict) else
+                cut(value) if isinstance(value, dict) else value for key, value in node.items()}
 
-    profile = folder / "notebooks/profiles/gpu.yaml"
-    profile.write_text(yaml.safe_dump(cut(yaml.safe_load(profile.read_text(encoding="utf-8"))), sort_keys=False))
-    process = make(folder, "reproduce", "PROFILE=gpu", f"MIRROR={stand_ins}")
+    file = folder / "notebooks/profiles/gpu.yaml"
+    profile = cut(yaml.safe_load(file.read_text(encoding="utf-8")))
+    experiments = profile["03_sua_tr_training"]["experiments"]
+    profile["03_sua_tr_training"]["experiments"] = {name: experiments[name] for name in tasks}
+    file.write_text(yaml.safe_dump(profile, sort_keys=False), encoding="utf-8")
+    # the longest stage first, beside it the two that only the last waits for
+    process = make(folder, "-j2", "03_sua_tr_training", "reproduce", "PROFILE=gpu", f"MIRROR={stand_ins}")
     output, _ = process.communicate()
     assert process.returncode == 0, output
     table = pd.read_csv(folder / "build/gpu/05_tables/table1.csv")
-    tasks = ("sst2", "ag_news", "chaosnli", "openbookqa", "arc_easy_lm")
     assert {column.split(" / ")[0] for column in table.columns[1:]} == set(tasks)
+    asked = pd.read_csv(folder / "build/gpu/02_ambiguity_collapse/metrics.csv")
+    asked = asked[(asked["model"] == "Qwen/Qwen2.5-0.5B-Instruct") & (asked["metric"] == "accuracy")]
+    assert {name.split(" (")[0] for name in asked["task"]} == set(small["sets"])
 
 
 def table_1_by_another_library(build):

@@ -75,8 +75,9 @@ def formula(name, p, q, y, dist):
                                     + plus(s_js().mean() - 1.5 * np.log2(4 / 3) * h(p).mean())),
         "tv": lambda: (over_rows(one_hot) + 0.5 * np.abs(rows - mean[:, None]).sum(-1).mean() / 2
                        + 2 * plus(s_tv().mean() - 0.3 * h(p).mean())),
-        "partial": lambda: (np.where(varied, 0.4, 1) * ce(one_hot, p) - 0.3 * h(p)).mean() + (varied * (
-            0.6 * ce(one_hot[:, None], q).mean(1))).mean() + (0.7 * s_kl() + 1.3 * plus(s_kl() - 0.2 * h(p)))[varied].mean(),
+        "partial": lambda: (np.where(varied, 0.4 * ce(one_hot, p) + 0.6 * ce(one_hot[:, None], q).mean(1),
+                                     ce(one_hot, p)) - 0.3 * h(p)).mean()
+                           + (0.7 * s_kl() + 1.3 * plus(s_kl() - 0.2 * h(p)))[varied].mean(),
     }[name]()
 
 
@@ -129,7 +130,8 @@ def test_gradients(name):
     (dict(k=2, augment=0.5, to_mean=True), "weights are 0"),
     (dict(k=2, augment=0.5, batch_level=True), "weights are 0"),
     (dict(k=2, consistency=1.0, to_mean=True), "'kl' with to_mean"), (dict(share=0.5), "share"),
-    (dict(share=0.0, k=1, augment=0.5), "share"), (dict(share=0.5, k=1, variants="fgm", augment=0.5), "shifts it has to be 1")])
+    (dict(share=0.0, k=1, augment=0.5), "share"),
+    (dict(share=0.5, k=1, variants="fgm", augment=0.5), "shifts it has to be 1")])
 def test_objective_refuses(wrong, said):
     with pytest.raises(ValueError, match=said):
         Objective(**wrong)
