@@ -16,6 +16,7 @@ from typing import Iterable, Mapping
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from . import metrics, paths
 from .certificates import error_floor, misalignment_test
@@ -229,6 +230,7 @@ def plot_sh_plane(axes, predictions: Predictions, title: str) -> None:
     root = (lambda x: np.sqrt(np.maximum(x, 0)), np.square)
     axes.set_xscale("function", functions=root)
     axes.set_yscale("function", functions=root)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # the scale brings the larger ones close together
     reach = lambda limits, values: (0, max(limits[1], 1.04 * values.max()))  # of this panel and those it shares with
     axes.set(title=title, xlabel="entropy H (nats)", ylabel="sensitivity S (nats)", xlim=reach(axes.get_xlim(), h),
              ylim=reach(axes.get_ylim(), s))
