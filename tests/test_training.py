@@ -275,7 +275,8 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(task, synonyms, na
 @pytest.mark.parametrize("arguments, tolerance", [
     ({"activation_checkpointing": True}, 1e-6), ({"bf16": True}, 1e-3),
     ({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-6)], ids=["checkpointing", "bf16", "compile"])
-@pytest.mark.parametrize("objective", [FOUR_VARIANTS, OBJECTIVES["adversarial"]], ids=["sua_tr_repaired", "adversarial"])
+@pytest.mark.parametrize("objective", [FOUR_VARIANTS, OBJECTIVES["adversarial"]],
+                         ids=["sua_tr_repaired", "adversarial"])
 def test_arguments_of_the_trainer_change_the_cost_and_not_the_result(task, synonyms, objective, arguments, tolerance):
     options = dict(epochs=1, batch_size=16, learning_rate=1e-3, dropout=0.0, layers=1)
     logs = [train("tiny", task, objective, synonyms, arguments=more, **options)[1] for more in ({}, arguments)]
