@@ -138,18 +138,16 @@ class ChoiceLM(EncoderClassifier):
         left = (torch.arange(real.shape[1], device=real.device) + real.argmax(1)[:, None]) % real.shape[1]
         ids, kinds, real = (batch[name].gather(1, left) for name in ("input_ids", "token_type_ids", "attention_mask"))
         # stochastic passes and their gradients are each input's own
-        plan = _plan(*(tensor.cpu().numpy() for tensor in (ids, kinds, real)), share=not self.model.training,
-                     hidden=self.model.config.get_text_config().hidden_size)
-        plain = len(plan.source) == len(ids) and not plan.kind.any()  # a row for each prompt, and nothing else
-        plan = SimpleNamespace(**{name: torch.from_numpy(array).to(ids.device) for name, array in vars(plan).items()})
+        plan, forest = _plan(*(tensor.cpu().numpy() for tensor in (ids, kinds, real)), share=not self.model.training,
+                             hidden=self.model.config.get_text_config().hidden_size)
+        plan = _tensors(plan, ids.device)
         words = self.model.get_input_embeddings()(ids).flatten(0, 1)[plan.source]
+        attention = _attention(_tensors(forest, ids.device), words.dtype) if forest else {}
         # the head is the widest layer: it reads only the tokens after which an option's token stands
         hook = self.model.get_output_embeddings().register_forward_pre_hook(
             lambda module, args: (args[0].flatten(0, 1)[plan.before],))
         try:
-            out = model(inputs_embeds=words, attention_mask=None if plain else _mask(plan, words.dtype),
-                        position_ids=None if plain else plan.depth * (plan.depth < NEVER), use_cache=False,
-                        output_hidden_states=output_hidden_states)
+            out = model(inputs_embeds=words, use_cache=False, output_hidden_states=output_hidden_states, **attention)
         finally:
             hook.remove()
         where = plan.row, plan.column
@@ -205,78 +203,110 @@ def _longest(model, max_length):
 
 
 def _plan(ids, kinds, real, share, hidden):
-    """Where the tokens of a batch (n, T), padded on the right, stand in a forest of rows (R, W): arrays by name.
+    """How a batch (n, T), padded on the right, is read: two dicts of arrays. Neighbours share, so it is best sorted.
 
-    Neighbours in the batch share what both begin with, so it is best sorted.
+    The first says what stands where in the rows (R, W) that the network gets:
 
-    source : (R, W) flat place in the batch of each token; depth, kind, owner : its position, option and input.
-    reach : (n, n) depth below which the trunk of one input is also that of another in its row.
-    row, column : (M,) the scored tokens; before : flat places in the forest after which they stand, sorted, and
-    which : (M,) the one of each. last : (n,) flat places of the trunks' last tokens.
+    source : (R, W) flat place in the batch of each token. last : (n,) flat places of the trunks' last tokens.
+    row, column : (M,) the scored tokens; before : flat places in the rows after which they stand, sorted, and
+    which : (M,) the one of each.
+
+    The second says what a token of a forest sees; None if each row is one text, which costs less where little is shared:
+
+    depth, kind, owner : (R, W) a token's position, option and input.
+    reach : (n, n) at [i, j] the depth below which the trunk of an input j of its row is also that of input i.
     """
     n, columns = len(ids), np.arange(ids.shape[1])
     real, option = real > 0, kinds > 0
     length = (real & ~option).sum(1)
     change = np.diff(kinds, axis=1, prepend=0, append=0) != 0
     first, ends = change[:, :-1], change[:, 1:]
-    begins = np.maximum.accumulate(np.where(first, columns, 0), 1)
-    depth = columns - begins + length[:, None] * option
     read = real & ~(option & ends)  # an option's last token is only predicted
+    depth = columns - np.maximum.accumulate(np.where(first, columns, 0), 1) + length[:, None] * option
+    row, column = np.nonzero(real & option)
+    begins = first[row, column] if (read & option).any() else np.diff(row, prepend=-1) > 0
+    owner, begin, width = row[begins], column[begins], depth[row, column].max()  # of the texts, if each has a row
     shared = np.zeros(n, int)
     if share:
         most = np.minimum(length[1:] - 1, length[:-1])  # its last token is always an input's own
         shared[1:] = ((ids[1:] == ids[:-1]) & (columns < most[:, None])).cumprod(1).sum(1)
-    starts = _starts(read.sum(1), shared, hidden)
-    shared[starts] = 0
-    own = read & (columns >= shared[:, None])
-    line, filled = np.searchsorted(starts, range(n), "right") - 1, own.sum(1)
-    offset = filled.cumsum() - filled
-    place = (offset - offset[starts][line])[:, None] + own.cumsum(1) - 1
-    width = 1 + place[own].max()
-    place += line[:, None] * width
-    forest = {name: np.full(len(starts) * width, value) for name, value in
-              (("source", 0), ("depth", NEVER), ("kind", 0), ("owner", 0))}
-    taken, (i, j) = place[own], np.nonzero(own)
-    forest["source"][taken], forest["owner"][taken] = i * len(columns) + j, i
-    forest["depth"][taken], forest["kind"][taken] = depth[own], kinds[own]
-    last, (row, column) = place[range(n), length - 1], np.nonzero(real & option)
-    before, which = np.unique(np.where(first, last[:, None], np.roll(place, 1, 1))[row, column], return_inverse=True)
-    later = np.where(np.arange(n) > np.arange(n)[:, None], shared, NEVER)
-    return SimpleNamespace(**{name: array.reshape(len(starts), width) for name, array in forest.items()}, last=last,
-                           reach=np.minimum.accumulate(later, 1), row=row, column=column, before=before, which=which)
+    starts = _starts(read.sum(1), shared, (len(owner), width), hidden)
+    if starts is None:
+        jump = (begin - length[owner])[:, None] * (columns[:width] >= length[owner, None])
+        source = owner[:, None] * len(columns) + np.minimum(columns[:width] + jump, columns[-1])
+        last = np.searchsorted(owner, range(n)) * width + length - 1
+        after = (begins.cumsum() - 1) * width + depth[row, column] - 1
+        forest = None
+    else:
+        shared[starts] = 0
+        own = read & (columns >= shared[:, None])
+        line, filled = np.searchsorted(starts, range(n), "right") - 1, own.sum(1)
+        offset = filled.cumsum() - filled
+        place = (offset - offset[starts][line])[:, None] + own.cumsum(1) - 1
+        width = 1 + place[own].max()
+        place += line[:, None] * width
+        (i, j), taken = np.nonzero(own), place[own]
+
+        def rows(values, empty=0):
+            all_rows = np.full(len(starts) * width, empty)
+            all_rows[taken] = values
+            return all_rows.reshape(-1, width)
+
+        source, last = rows(i * len(columns) + j), place[range(n), length - 1]
+        after = np.where(first, last[:, None], np.roll(place, 1, 1))[row, column]
+        later = np.where(np.arange(n)[:, None] > np.arange(n), shared[:, None], NEVER)
+        forest = {"depth": rows(depth[own], NEVER), "kind": rows(kinds[own]), "owner": rows(i),
+                  "reach": np.minimum.accumulate(later, 0)}
+    used = np.zeros(source.size, bool)
+    used[after] = True
+    return {"source": source, "last": last, "row": row, "column": column, "before": np.flatnonzero(used),
+            "which": (used.cumsum() - 1)[after]}, forest
 
 
-def _starts(sizes, shared, hidden):
+def _starts(sizes, shared, texts, hidden):
     """The inputs that begin a row of the forest, so that the rows, all as wide as the widest, cost least.
 
     A token costs 12 hidden^2 in the matrices of a layer and 2 hidden for each token of its row in the attention.
+    None if `texts`, rows of a text each (their number and width), cost less, or so little more as a mask does.
     """
-    best, capacity = (np.inf, None), int(sizes.max())
-    own = (sizes - shared).tolist()
+    cost = lambda rows, width: rows * width * (6 * hidden + width)
+    least, best, capacity, own = 0.9 * cost(*texts), None, int(sizes.max()), sizes - shared
+    if own.sum() > 0.9 * texts[0] * texts[1]:
+        return None
     while True:
         starts, used, widest = [], capacity, 0
-        for i, (size, further) in enumerate(zip(sizes.tolist(), own)):
+        for i, (size, further) in enumerate(zip(sizes.tolist(), own.tolist())):
             used += further
             if used > capacity:
                 starts.append(i)
                 used = size
             widest = max(widest, used)
-        best = min(best, (len(starts) * widest * (6 * hidden + widest), starts))
+        if (price := cost(len(starts), widest)) < least:
+            least, best = price, np.array(starts)
         if len(starts) == 1:
-            return np.array(best[1])
+            return best
         capacity *= 2
 
 
-def _mask(plan, dtype):
-    """(R, 1, W, W), 0 where a token attends and the least number elsewhere."""
+def _attention(forest, dtype):
+    """What the network needs to know: a mask (R, 1, W, W), 0 where a token attends and the least number elsewhere,
+    and positions."""
     import torch
 
-    depth, kind, owner = plan.depth, plan.kind, plan.owner
+    depth, kind, owner = forest.depth, forest.kind, forest.owner
     place = torch.arange(depth.shape[1], device=depth.device)
-    seen = depth[:, None] < plan.reach[owner[:, None], owner[:, :, None]]
+    seen = depth[:, None] < forest.reach[owner].gather(2, owner[:, None].expand(-1, len(place), -1))
     seen &= (kind[:, None] == 0) | (kind[:, None] == kind[:, :, None])
     seen &= place <= place[:, None]
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    zero = torch.zeros((), dtype=dtype, device=seen.device)
+    return {"attention_mask": torch.where(seen, zero, torch.finfo(dtype).min)[:, None],
+            "position_ids": depth * (depth < NEVER)}
+
+
+def _tensors(arrays, device):
+    import torch
+
+    return SimpleNamespace(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})
 
 
 def tiny_llama(texts: Sequence[Input], answers: Sequence[str] | None = None, seed: int = 0, hidden: int = 32,
