@@ -27,6 +27,7 @@ TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "lette
 ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
 NEVER = 1 << 30
 KNOWN = 100_000  # inputs whose rows are kept
+LITTLE = 0.1  # part of the tokens whose sharing saves hardly more than the mask costs that it takes
 
 
 class ChoiceLM(EncoderClassifier):
@@ -49,7 +50,7 @@ class ChoiceLM(EncoderClassifier):
     adapter_task = "CAUSAL_LM"
 
     def __init__(self, model, tokenizer, *, answers: Sequence[str] | None = None, score: str = "sum",
-                 template: str | None = None, batch_size: int = 32, max_length: int = 1024, name: str | None = None,
+                 template: str | None = None, batch_size: int = 64, max_length: int = 1024, name: str | None = None,
                  cache: Path | None = None):
         super().__init__(model, tokenizer, batch_size, _longest(model, max_length), name, cache)
         if score not in TEMPLATES:
@@ -150,20 +151,23 @@ class ChoiceLM(EncoderClassifier):
             out = model(inputs_embeds=words, use_cache=False, output_hidden_states=output_hidden_states, **attention)
         finally:
             hook.remove()
-        where = plan.row, plan.column
-        log_p = out.logits.float().log_softmax(-1)[plan.which, ids[where]]
-        sums = lambda values: log_p.new_zeros(len(ids), 1 + int(kinds.max())).index_put(
-            (plan.row, kinds[where]), values, accumulate=True)[:, 1:]
-        count = sums(torch.ones_like(log_p))
-        total = sums(log_p).masked_fill(count == 0, ABSENT)
+        log_p = out.logits.float().log_softmax(-1)[plan.which, ids[plan.row, plan.column]]
+        count = plan.count.to(log_p)
+        total = torch.zeros_like(count).index_put((plan.row, plan.option), log_p, accumulate=True)
+        total = total.masked_fill(count == 0, ABSENT)
         hidden = output_hidden_states and [out.hidden_states[-1].flatten(0, 1)[plan.last][:, None]]
         return SimpleNamespace(logits=torch.stack([total, count.clamp(min=1)], -1), hidden_states=hidden)
 
     def class_logits(self, logits):
         return logits[..., 0] / logits[..., 1] if self.score == "mean" else logits[..., 0]
 
-    def _key(self, rows, example):
-        return rows, example  # inputs that begin alike come into one batch
+    def _order(self, rows, unique):
+        """Inputs that begin alike come into one batch; if few do, those of about the same length."""
+        alike = sorted(range(len(unique)), key=lambda i: (rows[i], str(unique[i])), reverse=True)
+        shared = sum(len(os.path.commonprefix([*rows[i], *rows[j]])) for i, j in zip(alike, alike[1:]))
+        if shared > LITTLE * sum(len(row) for row, in rows):
+            return alike
+        return sorted(alike, key=lambda i: len(rows[i][0]), reverse=True)
 
     def _collect(self, what, inputs, read, dropout_seed=None):
         inputs = [(x["question"], *x["choices"]) if isinstance(x, Mapping) else x for x in inputs]
@@ -208,38 +212,40 @@ def _plan(ids, kinds, real, share, hidden):
     The first says what stands where in the rows (R, W) that the network gets:
 
     source : (R, W) flat place in the batch of each token. last : (n,) flat places of the trunks' last tokens.
-    row, column : (M,) the scored tokens; before : flat places in the rows after which they stand, sorted, and
-    which : (M,) the one of each.
+    row, column, option : (M,) the scored tokens, whose options are numbered from 0. count : (n, C) their number.
+    before : flat places in the rows after which they stand, sorted, and which : (M,) the one of each.
 
     The second says what a token of a forest sees; None if each row is one text, which costs less where little is shared:
 
     depth, kind, owner : (R, W) a token's position, option and input.
     reach : (n, n) at [i, j] the depth below which the trunk of an input j of its row is also that of input i.
     """
-    n, columns = len(ids), np.arange(ids.shape[1])
-    real, option = real > 0, kinds > 0
-    length = (real & ~option).sum(1)
-    change = np.diff(kinds, axis=1, prepend=0, append=0) != 0
-    first, ends = change[:, :-1], change[:, 1:]
-    read = real & ~(option & ends)  # an option's last token is only predicted
-    depth = columns - np.maximum.accumulate(np.where(first, columns, 0), 1) + length[:, None] * option
-    row, column = np.nonzero(real & option)
-    begins = first[row, column] if (read & option).any() else np.diff(row, prepend=-1) > 0
-    owner, begin, width = row[begins], column[begins], depth[row, column].max()  # of the texts, if each has a row
+    n, columns, options = len(ids), np.arange(ids.shape[1]), kinds.max()
+    row, column = np.nonzero(real * kinds)
+    option, scored = kinds[row, column] - 1, np.arange(len(row))
+    length = real.sum(1) - np.bincount(row, minlength=n)
+    begin = np.flatnonzero(np.diff(row * options + option, prepend=-1))  # of each option, among the scored tokens
+    size = np.diff(begin, append=len(row))
+    depth = length[row] + scored - np.repeat(begin, size)
+    count = np.zeros((n, options), int)
+    count[row[begin], option[begin]] = size
     shared = np.zeros(n, int)
     if share:
         most = np.minimum(length[1:] - 1, length[:-1])  # its last token is always an input's own
         shared[1:] = ((ids[1:] == ids[:-1]) & (columns < most[:, None])).cumprod(1).sum(1)
-    starts = _starts(read.sum(1), shared, (len(owner), width), hidden)
+    # an option's last token is only predicted, so that one text holds all options of one token
+    texts, width = begin if size.max() > 1 else np.flatnonzero(np.diff(row, prepend=-1)), depth.max()
+    starts = _starts(length + (count - 1).clip(0).sum(1), shared, (len(texts), width), hidden)
     if starts is None:
-        jump = (begin - length[owner])[:, None] * (columns[:width] >= length[owner, None])
+        owner, forest = row[texts], None
+        jump = (column[texts] - length[owner])[:, None] * (columns[:width] >= length[owner, None])
         source = owner[:, None] * len(columns) + np.minimum(columns[:width] + jump, columns[-1])
         last = np.searchsorted(owner, range(n)) * width + length - 1
-        after = (begins.cumsum() - 1) * width + depth[row, column] - 1
-        forest = None
+        after = (np.searchsorted(texts, scored, "right") - 1) * width + depth - 1
     else:
         shared[starts] = 0
-        own = read & (columns >= shared[:, None])
+        own = (real > 0) & (columns >= shared[:, None])
+        own[row[begin + size - 1], column[begin + size - 1]] = False
         line, filled = np.searchsorted(starts, range(n), "right") - 1, own.sum(1)
         offset = filled.cumsum() - filled
         place = (offset - offset[starts][line])[:, None] + own.cumsum(1) - 1
@@ -252,15 +258,17 @@ def _plan(ids, kinds, real, share, hidden):
             all_rows[taken] = values
             return all_rows.reshape(-1, width)
 
-        source, last = rows(i * len(columns) + j), place[range(n), length - 1]
-        after = np.where(first, last[:, None], np.roll(place, 1, 1))[row, column]
+        source, last, after = rows(i * len(columns) + j), place[range(n), length - 1], place[row, column - 1]
+        after[begin] = last[row[begin]]
+        position = np.tile(columns, (n, 1))
+        position[row, column] = depth
         later = np.where(np.arange(n)[:, None] > np.arange(n), shared[:, None], NEVER)
-        forest = {"depth": rows(depth[own], NEVER), "kind": rows(kinds[own]), "owner": rows(i),
+        forest = {"depth": rows(position[own], NEVER), "kind": rows(kinds[own]), "owner": rows(i),
                   "reach": np.minimum.accumulate(later, 0)}
     used = np.zeros(source.size, bool)
     used[after] = True
-    return {"source": source, "last": last, "row": row, "column": column, "before": np.flatnonzero(used),
-            "which": (used.cumsum() - 1)[after]}, forest
+    return {"source": source, "last": last, "row": row, "column": column, "option": option, "count": count,
+            "before": np.flatnonzero(used), "which": (used.cumsum() - 1)[after]}, forest
 
 
 def _starts(sizes, shared, texts, hidden):
@@ -270,8 +278,8 @@ def _starts(sizes, shared, texts, hidden):
     None if `texts`, rows of a text each (their number and width), cost less, or so little more as a mask does.
     """
     cost = lambda rows, width: rows * width * (6 * hidden + width)
-    least, best, capacity, own = 0.9 * cost(*texts), None, int(sizes.max()), sizes - shared
-    if own.sum() > 0.9 * texts[0] * texts[1]:
+    least, best, capacity, own = (1 - LITTLE) * cost(*texts), None, int(sizes.max()), sizes - shared
+    if own.sum() > (1 - LITTLE) * texts[0] * texts[1]:
         return None
     while True:
         starts, used, widest = [], capacity, 0

@@ -124,9 +124,10 @@ class EncoderClassifier:
     def _features(self, first, logits):
         return first
 
-    def _key(self, rows, example):
-        """By what inputs are sorted into batches; it tells them apart, so that batches follow from the set alone."""
-        return max(map(len, rows)), example  # longest first: running out of memory shows at once
+    def _order(self, rows, unique):
+        """The inputs' places, batch by batch, from the token rows of each; that of a set does not depend on its order."""
+        key = lambda i: (max(map(len, rows[i])), unique[i])
+        return sorted(range(len(unique)), key=key, reverse=True)  # running out of memory shows at once
 
     def _collect(self, what, inputs, read, dropout_seed=None):
         """{name: (N, ...) array} of what `read` gets from each batch, computed once or found in the cache as `what`."""
@@ -149,8 +150,7 @@ class EncoderClassifier:
         import torch
 
         encoded, r = self.encode(unique), self.rows_per_input
-        keys = [self._key(encoded["input_ids"][i * r:(i + 1) * r], example) for i, example in enumerate(unique)]
-        order = sorted(range(len(unique)), key=keys.__getitem__, reverse=True)
+        order = self._order([encoded["input_ids"][i * r:(i + 1) * r] for i in range(len(unique))], unique)
         device = next(self.model.parameters()).device
         was_training = self.model.training
 

@@ -97,50 +97,59 @@ def equal_compute():
 
 
 def choice_scoring():
-    """Options of variants of a question over plain forward passes, each from tokens made beforehand."""
+    """Options of variants of a question over plain loops that find the same, from tokens made beforehand."""
     words = [f"word{i}" for i in range(500)]
     rng = np.random.default_rng(0)
     text = lambda n: " ".join(rng.choice(words, n))
-    chooser = lambda hidden, layers: tiny_llama(words, hidden=hidden, layers=layers, dropout=0, max_length=512)
-    lm, narrow = chooser(256, 4), chooser(64, 2)
 
     def questions(context, question, option, options=4, count=2):
         return [(f"{paragraph} {text(question)}".strip(), *drawn) for _ in range(count)
                 for paragraph, drawn in [(text(context), [text(option) for _ in range(options)])] for _ in range(8)]
 
-    def passes(lm, texts, size, read):
+    def loop(size, lm, texts, score):
         rows = lm.tokenizer(texts)["input_ids"]
 
         @torch.inference_mode()
         def run():
+            scores = []
             for start in range(0, len(rows), size):
                 batch = lm.tokenizer.pad({"input_ids": rows[start:start + size]}, return_tensors="pt")
-                read(lm.model(**batch).logits, batch)
+                scores.append(score(lm.model(**batch).logits, batch, slice(start, start + size)))
+            return torch.cat(scores).reshape(len(inputs), -1).softmax(-1).numpy()
 
+        np.testing.assert_allclose(run(), lm.predict_proba(inputs), atol=1e-4)
         return run
 
-    def whole(logits, batch):
-        logits.log_softmax(-1)[:, :-1].gather(2, batch["input_ids"][:, 1:, None])
+    def whole_texts(size, lm):
+        begins = torch.tensor([len(lm.tokenizer(f"{prompt} :")["input_ids"]) for prompt, *options in inputs
+                               for _ in options])
 
-    def ending(logits, batch):
-        logits[range(len(logits)), batch["attention_mask"].sum(1) - 1].log_softmax(-1)
+        def score(logits, batch, part):
+            log_p = logits.log_softmax(-1)[:, :-1].gather(2, batch["input_ids"][:, 1:, None])[..., 0]
+            scored = (torch.arange(1, 1 + log_p.shape[1]) >= begins[part, None]) & batch["attention_mask"][:, 1:].bool()
+            return (log_p * scored).sum(1)
+
+        return loop(size, lm, [f"{prompt} : {option}" for prompt, *options in inputs for option in options], score)
+
+    def prompts_alone(size, lm):  # enough where the options' tokens come next
+        answers = torch.tensor([[lm.tokenizer(option)["input_ids"][-1] for option in options] for _, *options in inputs])
+        return loop(size, lm, [f"{prompt} :" for prompt, *_ in inputs], lambda logits, batch, part: logits[
+            range(len(logits)), batch["attention_mask"].sum(1) - 1].log_softmax(-1).gather(1, answers[part]))
 
     results = []
-    for what, inputs, accepted in (("shared paragraph", questions(200, 15, 3), 1 / 3),
-                                   ("no paragraph", questions(0, 15, 3), 1.0),
-                                   ("options of one token", questions(0, 15, 1), 1.0),
-                                   ("two long options", questions(0, 5, 30, 2), 1.0)):
-        texts = [f"{prompt} : {option}" for prompt, *options in inputs for option in options]
-        ours, batched, single = seconds(lambda: lm.predict_proba(inputs), passes(lm, texts, 32, whole),
-                                        passes(lm, texts, 1, whole), repetitions=5)
-        results += [(f"{what}: over batches of 32", ours / batched, accepted),
-                    (f"{what}: over one by one", ours / single, accepted)]
-    inputs = questions(0, 15, 1, count=16)  # the options' tokens come next: a pass over the prompts is enough
-    for what, model, accepted in (("one token: over prompts alone", lm, 1.0),
-                                  ("one token: the same, width 64", narrow, None)):
-        prompts = passes(model, [f"{prompt} :" for prompt, *_ in inputs], 32, ending)
-        ours, theirs = seconds(lambda: model.predict_proba(inputs), prompts)
-        results.append((what, ours / theirs, accepted))
+    for width, layers in ((256, 4), (64, 2)):
+        lm = tiny_llama(words, hidden=width, layers=layers, dropout=0, max_length=512)
+        for what, inputs, accepted, loops in (
+                ("shared paragraph", questions(200, 15, 3), 1 / 3, {"batches of 32": (whole_texts, 32)}),
+                ("no paragraph", questions(0, 15, 3), 1.0, {"batches of 32": (whole_texts, 32)}),
+                ("two long options", questions(0, 5, 30, 2, 8), 1.0, {"batches of 32": (whole_texts, 32)}),
+                ("options of one token", questions(0, 15, 1, count=16), 1.0,
+                 {"batches of 32": (whole_texts, 32), "prompts alone": (prompts_alone, 32)})):
+            loops = {**loops, "one by one": (whole_texts, 1)}
+            ours, *theirs = seconds(lambda: lm.predict_proba(inputs), *(f(size, lm) for f, size in loops.values()),
+                                    repetitions=15)
+            results += [(f"width {width}, {what}: over {name}", ours / time, accepted)
+                        for name, time in zip(loops, theirs)]
     return results
 
 
