@@ -27,7 +27,7 @@ TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "lette
 ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
 NEVER = 1 << 30
 KNOWN = 100_000  # inputs whose rows are kept
-LITTLE = 0.1  # part of the tokens whose sharing saves hardly more than the mask costs that it takes
+LITTLE = 0.05  # part of the tokens whose sharing saves hardly more than the mask costs that it takes
 
 
 class ChoiceLM(EncoderClassifier):
@@ -41,6 +41,7 @@ class ChoiceLM(EncoderClassifier):
         and their letters are compared.
     template : format string of the prompt, with the fields {question} (a pair's texts, a line each), {0} and {1} (the
         texts apart) and {options} (the list with letters). A space stands between prompt and option.
+    batch_size : texts per forward pass, one for each option, or one for all options of one token.
     max_length : tokens at which a prompt with its longest option is cut, at the prompt's beginning.
 
     "logits" of `outputs` are the scores, "features" the last hidden state at the prompt's last token.
@@ -161,13 +162,17 @@ class ChoiceLM(EncoderClassifier):
     def class_logits(self, logits):
         return logits[..., 0] / logits[..., 1] if self.score == "mean" else logits[..., 0]
 
-    def _order(self, rows, unique):
-        """Inputs that begin alike come into one batch; if few do, those of about the same length."""
-        alike = sorted(range(len(unique)), key=lambda i: (rows[i], str(unique[i])), reverse=True)
-        shared = sum(len(os.path.commonprefix([*rows[i], *rows[j]])) for i, j in zip(alike, alike[1:]))
-        if shared > LITTLE * sum(len(row) for row, in rows):
-            return alike
-        return sorted(alike, key=lambda i: len(rows[i][0]), reverse=True)
+    def _batches(self, encoded, unique, size):
+        """Inputs that begin alike come into one batch; if few do, but for what all begin with, those of like length."""
+        rows = encoded["input_ids"]
+        order = sorted(range(len(unique)), key=lambda i: (rows[i], str(unique[i])), reverse=True)
+        alike = lambda i, j: len(os.path.commonprefix([rows[i], rows[j]]))
+        in_all = alike(order[0], order[-1])
+        if sum(alike(i, j) - in_all for i, j in zip(order, order[1:])) < LITTLE * sum(map(len, rows)):
+            order.sort(key=lambda i: len(rows[i]), reverse=True)
+        kinds = [encoded["token_type_ids"][i] for i in order]
+        texts = [row[-1] if len(row) - row.count(0) > row[-1] else 1 for row in kinds]
+        return np.split(order, 1 + np.flatnonzero(np.diff((np.cumsum(texts) - 1) // size)))
 
     def _collect(self, what, inputs, read, dropout_seed=None):
         inputs = [(x["question"], *x["choices"]) if isinstance(x, Mapping) else x for x in inputs]
@@ -215,7 +220,7 @@ def _plan(ids, kinds, real, share, hidden):
     row, column, option : (M,) the scored tokens, whose options are numbered from 0. count : (n, C) their number.
     before : flat places in the rows after which they stand, sorted, and which : (M,) the one of each.
 
-    The second says what a token of a forest sees; None if each row is one text, which costs less where little is shared:
+    The second says what a token of a forest sees; None if each row is one text, cheaper where little is shared:
 
     depth, kind, owner : (R, W) a token's position, option and input.
     reach : (n, n) at [i, j] the depth below which the trunk of an input j of its row is also that of input i.

@@ -124,10 +124,12 @@ class EncoderClassifier:
     def _features(self, first, logits):
         return first
 
-    def _order(self, rows, unique):
-        """The inputs' places, batch by batch, from the token rows of each; that of a set does not depend on its order."""
-        key = lambda i: (max(map(len, rows[i])), unique[i])
-        return sorted(range(len(unique)), key=key, reverse=True)  # running out of memory shows at once
+    def _batches(self, encoded, unique, size):
+        """The inputs' places, batch by batch; those of a set do not depend on its order."""
+        rows, r = encoded["input_ids"], self.rows_per_input
+        key = lambda i: (max(map(len, rows[i * r:(i + 1) * r])), unique[i])
+        order = sorted(range(len(unique)), key=key, reverse=True)  # running out of memory shows at once
+        return [order[start:start + size] for start in range(0, len(order), size)]
 
     def _collect(self, what, inputs, read, dropout_seed=None):
         """{name: (N, ...) array} of what `read` gets from each batch, computed once or found in the cache as `what`."""
@@ -150,28 +152,24 @@ class EncoderClassifier:
         import torch
 
         encoded, r = self.encode(unique), self.rows_per_input
-        order = self._order([encoded["input_ids"][i * r:(i + 1) * r] for i in range(len(unique))], unique)
         device = next(self.model.parameters()).device
         was_training = self.model.training
 
         def forward(batch_size):
-            found = {}
+            found, batches = {}, self._batches(encoded, unique, batch_size)
             with (torch.inference_mode(), torch.random.fork_rng(enabled=dropout_seed is not None),
                   progress(total=len(unique), desc=f"predict {self.name}") as bar):
                 if dropout_seed is not None:
                     torch.manual_seed(dropout_seed)
-                for start in range(0, len(order), batch_size):
-                    chosen = order[start:start + batch_size]
+                for chosen in batches:
                     batch = {name: [values[i * r + j] for i in chosen for j in range(r)]
                              for name, values in encoded.items()}
                     for name, values in read(padded(self.tokenizer, batch, device)).items():
                         found.setdefault(name, []).append(values.cpu().numpy())
                     bar.update(len(chosen))
-            back = np.argsort(order)
+            back = np.argsort(np.concatenate(batches))
             return {name: np.concatenate(parts)[back] for name, parts in found.items()}
 
-        if not was_training and dropout_seed is None:
-            return within_memory(forward, self.batch_size)
         try:
             self.model.train(dropout_seed is not None)
             for module in self.model.modules():
@@ -341,7 +339,7 @@ def encode(tokenizer, inputs: Sequence[Input], max_length: int) -> dict:
 
 
 def padded(tokenizer, batch, device="cpu") -> dict:
-    """Tensors by name of token lists, padded to the longest; a tokenizer's own way to tensors takes four times as long."""
+    """Tensors by name of token lists, padded to the longest; the tokenizer's own way takes three times as long."""
     import torch
 
     return {name: torch.from_numpy(np.array(rows)).to(device) for name, rows in tokenizer.pad(batch).items()}

@@ -254,5 +254,5 @@ if __name__ == "__main__":
         print(f"{chosen}: {BENCHMARKS[chosen].__doc__.splitlines()[0]}")
         for what, ratio, accepted in BENCHMARKS[chosen]():
             failed |= accepted is not None and ratio > accepted
-            print(f"  {what:36s} {ratio:6.3f}" + (f"  (accepted: {accepted:.2f})" if accepted else ""), flush=True)
+            print(f"  {what:56s} {ratio:6.3f}" + (f"  (accepted: {accepted:.2f})" if accepted else ""), flush=True)
     sys.exit(failed)

@@ -178,7 +178,12 @@ def tokens_read(monkeypatch):
     """How many tokens, padding among them, each forward pass of the network reads."""
     read, lm = [], network("llama")
     forward = lm.forward
-    monkeypatch.setattr(lm, "forward", lambda **x: read.append(x["inputs_embeds"].shape[:2].numel()) or forward(**x))
+
+    def counted(*ids, **x):  # whole texts come as ids
+        read.extend([x["inputs_embeds"].shape[:2].numel()] if not ids else [])
+        return forward(*ids, **x)
+
+    monkeypatch.setattr(lm, "forward", counted)
     return read
 
 
@@ -194,13 +199,58 @@ def test_what_inputs_and_options_share_is_read_once(tokens_read):
     tokens_read.clear()
     backwards = " ".join(PARAGRAPH.split()[::-1])
     other = [(f"{backwards} {ending}", "a slow mess", "funny people", "the sea") for ending in endings]
-    chooser.batch_size = 8
+    chooser.batch_size = 8 * 3
     chooser.predict_proba([x for pair in zip(asked, other) for x in pair])  # each paragraph has its batch
     assert sum(tokens_read) <= 2 * (context + own) and len(tokens_read) == 2
     tokens_read.clear()
     single = [(" ".join(WORDS[i:i + 5]), "sea", "film", "mess", "people") for i in range(8)]
     chooser.predict_proba(single)  # nothing but [BOS] alike: the prompts alone, options of one token cost nothing
     assert 8 * 6 < tokens_read[0] <= 8 * 7
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(examples=st.lists(QUESTIONS, min_size=1, max_size=6), long=st.booleans(), share=st.booleans())
+def test_no_batch_reads_more_than_whole_texts_would(examples, long, share, tokens_read):
+    """Whatever is shared: at most the tokens of each text but its last, all padded to the longest text."""
+    chooser = ChoiceLM(network("llama"), words(), template="{question} is")
+    asked = [(question, *(f"{option} {PARAGRAPH}" if long else option for option in options))
+             for question, *options in dict.fromkeys(examples)]
+    batch = chooser.tokenizer.pad(chooser.encode(asked), return_tensors="pt")
+    texts = [f"{question} is {option}" for question, *options in asked for option in dict.fromkeys(options)]
+    tokens_read.clear()
+    with torch.inference_mode():
+        chooser.model.train(not share)
+        logits = chooser.class_logits(chooser.forward(chooser.model, batch).logits)
+        chooser.model.eval()
+    lengths = [len(row) - 1 for row in chooser.tokenizer(texts)["input_ids"]]
+    alike = max(len(options) - len(set(options)) for _, *options in asked)
+    assert tokens_read[0] <= (len(texts) + alike * len(asked)) * max(lengths)
+    np.testing.assert_allclose(logits, expected(chooser, asked), rtol=1e-6, atol=2e-4)
+
+
+def test_a_batch_holds_as_many_texts_as_asked_of_about_one_length(monkeypatch):
+    chooser = ChoiceLM(network("llama"), words(), template="{question} is", batch_size=6)
+    rng, sizes = np.random.default_rng(0), []
+    forward = chooser.forward
+    monkeypatch.setattr(chooser, "forward", lambda model, batch, **x: sizes.append(
+        batch["attention_mask"].sum(1).tolist()) or forward(model, batch, **x))
+    of_length = lambda n: " ".join(rng.choice(WORDS, n))
+    single = [(of_length(n), "slow", "mess", "sea") for n in rng.permutation(np.arange(1, 13))]
+    chooser.predict_proba(single)
+    assert sizes == [[n + 5 for n in lengths] for lengths in (range(12, 6, -1), range(6, 0, -1))]
+    sizes.clear()
+    chooser.predict_proba([(question, "slow sea", *options) for question, _, *options in single])
+    assert [len(batch) for batch in sizes] == [2] * 6 and sizes[0] == [12 + 6, 11 + 6]
+    sizes.clear()
+    chooser.batch_size = 1
+    chooser.predict_proba(single[:2])
+    assert [len(batch) for batch in sizes] == [1, 1]
+
+
+def test_a_pair_and_a_text_that_read_alike_come_together():
+    chooser = ChoiceLM(network("llama"), words(), answers=["slow", "a mess"])
+    one, other = chooser.predict_proba(["the film\nis", ("the film", "is")])
+    assert (one == other).all()
 
 
 def test_stochastic_passes_share_nothing_between_inputs_and_give_their_gradients(tokens_read):
@@ -288,7 +338,7 @@ def test_what_a_model_over_options_cannot_be():
 
 def test_half_precision_gives_the_same_up_to_its_rounding(monkeypatch):
     """Inputs of different lengths, so that rows end in padding, which sees something too: else it may become nan."""
-    chooser = ChoiceLM(network("llama"), byte_level(True), batch_size=3)
+    chooser = ChoiceLM(network("llama"), byte_level(True), batch_size=3 * 2)
     asked = [(PARAGRAPH, "slow", "a mess"), (PARAGRAPH[50:], "slow", "a funny mess"), ("people", "slow", "sea")]
     forward, masks = chooser.model.forward, []
     monkeypatch.setattr(chooser.model, "forward", lambda **x: masks.append(x["attention_mask"]) or forward(**x))
