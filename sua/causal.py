@@ -5,7 +5,8 @@ alone and the prompt with any of its options all begin with are the trunk; every
 of a question's options differ exactly as ln p of the whole texts does.
 
 One forward pass reads the tokens of a batch as a forest: the trunk once for its options, and once for all inputs that
-begin alike. A token attends to the tokens before it in its own text, at the positions these have there.
+begin alike. A token attends to the tokens before it in its own text, at the positions these have there. Where that
+would save little, each text is read by itself, so that no batch costs more than its texts would in a plain loop.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "lette
 ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
 NEVER = 1 << 30
 KNOWN = 100_000  # inputs whose rows are kept
-LITTLE = 0.05  # part of the tokens whose sharing saves hardly more than the mask costs that it takes
+LITTLE = 0.05  # sharing that saves no more than this part of a pass is not worth the attention mask that it takes
 
 
 class ChoiceLM(EncoderClassifier):
@@ -238,7 +239,7 @@ def _plan(ids, kinds, real, share, hidden):
     if share:
         most = np.minimum(length[1:] - 1, length[:-1])  # its last token is always an input's own
         shared[1:] = ((ids[1:] == ids[:-1]) & (columns < most[:, None])).cumprod(1).sum(1)
-    # an option's last token is only predicted, so that one text holds all options of one token
+    # where each text begins among the scored tokens: one per option, or one for all whose only token is predicted
     texts, width = begin if size.max() > 1 else np.flatnonzero(np.diff(row, prepend=-1)), depth.max()
     starts = _starts(length + (count - 1).clip(0).sum(1), shared, (len(texts), width), hidden)
     if starts is None:
@@ -250,7 +251,7 @@ def _plan(ids, kinds, real, share, hidden):
     else:
         shared[starts] = 0
         own = (real > 0) & (columns >= shared[:, None])
-        own[row[begin + size - 1], column[begin + size - 1]] = False
+        own[row[begin + size - 1], column[begin + size - 1]] = False  # an option's last token is only predicted
         line, filled = np.searchsorted(starts, range(n), "right") - 1, own.sum(1)
         offset = filled.cumsum() - filled
         place = (offset - offset[starts][line])[:, None] + own.cumsum(1) - 1
@@ -280,7 +281,7 @@ def _starts(sizes, shared, texts, hidden):
     """The inputs that begin a row of the forest, so that the rows, all as wide as the widest, cost least.
 
     A token costs 12 hidden^2 in the matrices of a layer and 2 hidden for each token of its row in the attention.
-    None if `texts`, rows of a text each (their number and width), cost less, or so little more as a mask does.
+    None if `texts`, rows of a text each (their number and width), cost less or LITTLE more.
     """
     cost = lambda rows, width: rows * width * (6 * hidden + width)
     least, best, capacity, own = (1 - LITTLE) * cost(*texts), None, int(sizes.max()), sizes - shared
@@ -302,8 +303,7 @@ def _starts(sizes, shared, texts, hidden):
 
 
 def _attention(forest, dtype):
-    """What the network needs to know: a mask (R, 1, W, W), 0 where a token attends and the least number elsewhere,
-    and positions."""
+    """For the network: a mask (R, 1, W, W), 0 where a token attends and the least number elsewhere, and positions."""
     import torch
 
     depth, kind, owner = forest.depth, forest.kind, forest.owner

@@ -132,7 +132,8 @@ def choice_scoring():
         return loop(size, lm, [f"{prompt} : {option}" for prompt, *options in inputs for option in options], score)
 
     def prompts_alone(size, lm):  # enough where the options' tokens come next
-        answers = torch.tensor([[lm.tokenizer(option)["input_ids"][-1] for option in options] for _, *options in inputs])
+        answers = torch.tensor([[lm.tokenizer(option)["input_ids"][-1] for option in options]
+                                for _, *options in inputs])
         return loop(size, lm, [f"{prompt} :" for prompt, *_ in inputs], lambda logits, batch, part: logits[
             range(len(logits)), batch["attention_mask"].sum(1) - 1].log_softmax(-1).gather(1, answers[part]))
 

@@ -154,7 +154,7 @@ def test_what_encodes_alike_tokenises_once(monkeypatch):
     asked, texts = ["the film is", "people live beside the sea"], []
     tokens = causal._tokens
     monkeypatch.setattr(causal, "_tokens", lambda tokenizer, new: texts.extend(new) or tokens(tokenizer, new))
-    make = lambda seed=0, known=asked, answers=("slow", "a mess"), **options: tiny_llama(known, answers, seed, **options)
+    make = lambda seed=0, known=asked, answers=("slow", "a mess"), **given: tiny_llama(known, answers, seed, **given)
     fresh = lambda chooser: chooser.encode(asked)
     first = fresh(make(template="{question} is"))
     assert len(texts) == 6
