@@ -26,6 +26,7 @@ from sklearn.metrics import roc_auc_score
 from pins import unmet
 from sua import Predictions, report, run
 from sua.causal import tiny_llama
+from sua.models import tiny_encoder
 from sua.tasks import inputs, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -191,8 +192,7 @@ SLOW = pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="SUA_SLOW is no
 
 @SLOW
 def test_the_gpu_profile_runs_on_stand_ins(mirror, tmp_path):
-    """Real rows, a tiny language model in the place of the real one, and the profile cut down to toy size and to what
-    the encoder profile has not: the experiments with a language model, and the questions to it."""
+    """Real rows, tiny models in the place of the real ones, and every task of the profile at toy size."""
     folder, stand_ins = copy_of_the_project(tmp_path / "project"), tmp_path / "mirror"
     for part in ("raw", *(f"datasets/{owner.name}" for owner in (mirror / "datasets").iterdir())):
         (stand_ins / part).parent.mkdir(exist_ok=True, parents=True)
@@ -203,13 +203,15 @@ def test_the_gpu_profile_runs_on_stand_ins(mirror, tmp_path):
         "value": f"{i}", "aliases": [f"{i}"]}} for i in range(8)]).to_parquet(trivia)
     words = inputs(load_task("sst2", {"train": 500})["train"])
     tiny_llama(words).save(stand_ins / "models/Qwen/Qwen2.5-0.5B-Instruct")
-    tasks = ["arc_easy_lm", "bbq_lm"]
+    encoder, home = tiny_encoder(words, 2), stand_ins / "models/sentence-transformers/all-MiniLM-L6-v2"
+    encoder.tokenizer.save_pretrained(home)
+    encoder.model.base_model.save_pretrained(home)  # without a head, as the real one
     small = {"sizes": {"train": 16, "validation": 8, "calibration": 24, "test": 32}, "epochs": 1, "seeds": [0], "k": 2,
              "resamples": 50, "dropout": 2, "audit_items": 20, "worlds": 2000, "scatter": 200, "grid_levels": 3,
-             "runs": 20, "repeats": 5, "promises": [[0.2, 0.2]], "publish": False, "threads": 1, "human": {},
-             "tasks": tasks, "ablate_on": "bbq_lm", "methods": {"erm": [{}], "sua_tr": [{}]},
-             "all_trainings": ["erm", "sua_tr"], "sets": {"own_questions": 6, "ambignq": 6, "triviaqa": 6},
-             "samples": 3, "max_new_tokens": 4}
+             "runs": 20, "repeats": 5, "promises": [[0.2, 0.2]], "publish": False, "threads": 1, "ambient_items": 20,
+             "methods": {"erm": [{}], "sua_tr": [{}], "sua_tr_repaired": [{"share": 0.25}]},
+             "all_trainings": ["erm", "sua_tr", "sua_tr_repaired"], "max_new_tokens": 4, "samples": 3,
+             "sets": {"own_questions": 6, "ambignq": 6, "triviaqa": 6}}
 
     def cut(node):  # `worlds` is a number in one notebook, and a mapping to be cut itself in another
         return {key: small[key] if key in small and isinstance(small[key], dict) == isinstance(value, dict) else
@@ -217,15 +219,14 @@ def test_the_gpu_profile_runs_on_stand_ins(mirror, tmp_path):
 
     file = folder / "notebooks/profiles/gpu.yaml"
     profile = cut(yaml.safe_load(file.read_text(encoding="utf-8")))
-    experiments = profile["03_sua_tr_training"]["experiments"]
-    profile["03_sua_tr_training"]["experiments"] = {name: experiments[name] for name in tasks}
+    tasks = profile["05_tables"]["tasks"]
     file.write_text(yaml.safe_dump(profile, sort_keys=False), encoding="utf-8")
     # the longest stage first, beside it the two that only the last waits for
     process = make(folder, "-j2", "03_sua_tr_training", "reproduce", "PROFILE=gpu", f"MIRROR={stand_ins}")
     output, _ = process.communicate()
     assert process.returncode == 0, output
     table = pd.read_csv(folder / "build/gpu/05_tables/table1.csv")
-    assert {column.split(" / ")[0] for column in table.columns[1:]} == set(tasks)
+    assert {column.split(" / ")[0] for column in table.columns[1:]} == set(tasks) and len(tasks) == 6
     asked = pd.read_csv(folder / "build/gpu/02_ambiguity_collapse/metrics.csv")
     asked = asked[(asked["model"] == "Qwen/Qwen2.5-0.5B-Instruct") & (asked["metric"] == "accuracy")]
     assert {name.split(" (")[0] for name in asked["task"]} == set(small["sets"])
