@@ -241,7 +241,9 @@ def _plan(ids, kinds, real, share, hidden):
         shared[1:] = ((ids[1:] == ids[:-1]) & (columns < most[:, None])).cumprod(1).sum(1)
     # where each text begins among the scored tokens: one per option, or one for all whose only token is predicted
     texts, width = begin if size.max() > 1 else np.flatnonzero(np.diff(row, prepend=-1)), depth.max()
-    starts = _starts(length + (count - 1).clip(0).sum(1), shared, (len(texts), width), hidden)
+    # what a stochastic pass drops of a trunk, it drops for all of its options
+    number = len(texts) if share or len(texts) == n else np.inf
+    starts = _starts(length + (count - 1).clip(0).sum(1), shared, (number, width), hidden)
     if starts is None:
         owner, forest = row[texts], None
         jump = (column[texts] - length[owner])[:, None] * (columns[:width] >= length[owner, None])

@@ -224,7 +224,7 @@ def test_no_batch_reads_more_than_whole_texts_would(examples, long, share, token
         chooser.model.eval()
     lengths = [len(row) - 1 for row in chooser.tokenizer(texts)["input_ids"]]
     alike = max(len(options) - len(set(options)) for _, *options in asked)
-    assert tokens_read[0] <= (len(texts) + alike * len(asked)) * max(lengths)
+    assert tokens_read[0] <= (len(texts) + alike * len(asked)) * max(lengths) or not share
     np.testing.assert_allclose(logits, expected(chooser, asked), rtol=1e-6, atol=2e-4)
 
 
@@ -261,7 +261,7 @@ def test_stochastic_passes_share_nothing_between_inputs_and_give_their_gradients
     loss = chooser.class_logits(chooser.forward(chooser.model, batch).logits).softmax(-1)[:, 0].sum()
     gradients = torch.autograd.grad(loss, list(chooser.model.parameters()))
     chooser.model.eval()
-    assert tokens_read[0] >= 2 * len(PARAGRAPH.split())
+    assert 2 <= tokens_read[0] / len(PARAGRAPH.split()) < 3  # but the two options of an input share what it drops
     chooser.model.forward = type(chooser.model).forward.__get__(chooser.model)
     naive = sum(torch.stack([x.sum() for x in one_by_one(chooser, example)]).softmax(-1)[0] for example in asked)
     for ours, theirs in zip(gradients, torch.autograd.grad(naive, list(chooser.model.parameters())), strict=True):
