@@ -6,7 +6,8 @@ of a question's options differ exactly as ln p of the whole texts does.
 
 One forward pass reads the tokens of a batch as a forest: the trunk once for its options, and once for all inputs that
 begin alike. A token attends to the tokens before it in its own text, at the positions these have there. Where that
-would save little, each text is read by itself, so that no batch costs more than its texts would in a plain loop.
+would save little, each text is read by itself, so that no batch costs more than its texts would in a plain loop; but
+in stochastic passes the options of an input always share one trunk, and inputs share nothing.
 """
 
 from __future__ import annotations
