@@ -236,8 +236,7 @@ def collapse_index(predictions: Predictions, w_min: float | None = None) -> np.n
 
     w_min : take no weights as given, only that each is >= w_min, and return the least index over all such weights, a
     lower bound on the true one (Theorem 11d). The search returns its dual bound, which never exceeds that minimum and
-    falls short of it by 1e-8 nats where it converged, as it does in one step for Z = 2 unless a probability is
-    near the floor. ValueError unless 0 <= w_min <= 1/Z.
+    falls short of it by 1e-12 nats at most, rounding aside. ValueError unless 0 <= w_min <= 1/Z.
     """
     if w_min is None:
         return _kl(_pbar(predictions), predictions.probs)
@@ -248,37 +247,40 @@ def collapse_index(predictions: Predictions, w_min: float | None = None) -> np.n
     return _least_kl(mixtures, predictions.probs)
 
 
-def _least_kl(p, q, tolerance=1e-8, steps=200):
+def _least_kl(p, q, tolerance=1e-12, steps=100):
     """(N,) min over weights v on the simplex of KL(sum_z v_z p_z || q), from below; p (N, Z, C), q (N, C).
 
-    Pairwise Frank-Wolfe with exact line search: weight moves from the worst component in use to the best one. By
+    Primal-dual interior point on every row at once (Wright, Primal-Dual Interior-Point Methods, SIAM 1997). By
     convexity min_z sum_y p_z ln(mix / q) is a lower bound at every v.
     """
     log_q = np.log(np.maximum(q, FLOOR))
-    v, bound, rows = np.full(p.shape[:2], 1 / p.shape[1]), np.zeros(len(p)), np.arange(len(p))
+    rows, bound = np.arange(len(p)), np.zeros(len(p))
+    v, slack = np.full(p.shape[:2], 1 / p.shape[1]), np.ones(p.shape[:2])
     for _ in range(steps):
-        components, weights = p[rows], v[rows]
-        mix = (weights[..., None] * components).sum(1)
-        slope = lambda mix: np.log(np.maximum(mix, np.finfo(float).tiny)) - log_q[rows]
-        gradient = (components * slope(mix)[:, None]).sum(-1)
+        mix = np.maximum((v[..., None] * p).sum(1), np.finfo(float).tiny)
+        gradient = (p * (np.log(mix) - log_q)[:, None]).sum(-1)
         bound[rows] = np.maximum(bound[rows], gradient.min(1))
-        unfinished = (weights * gradient).sum(1) - gradient.min(1) > tolerance
+        unfinished = (v * gradient).sum(1) - gradient.min(1) > tolerance
         if not unfinished.any():
             break
-        rows, components, mix, gradient = (a[unfinished] for a in (rows, components, mix, gradient))
-        each = np.arange(len(rows))
-        best, worst = gradient.argmin(1), np.where(v[rows] > 0, gradient, -np.inf).argmax(1)
-        move = components[each, best] - components[each, worst]
-        low, high = np.zeros(len(rows)), v[rows, worst]
-        all_of_it = (move * slope(mix + high[:, None] * move)).sum(1) <= 0
-        for _ in range(80):
-            middle = (low + high) / 2
-            falling = (move * slope(mix + middle[:, None] * move)).sum(1) < 0
-            low, high = np.where(falling, middle, low), np.where(falling, high, middle)
-        step = np.where(all_of_it, v[rows, worst], low)
-        v[rows, worst] -= step
-        v[rows, best] += step
+        rows, p, log_q, v, slack, mix, gradient = (
+            a[unfinished] for a in (rows, p, log_q, v, slack, mix, gradient))
+        pull = slack / v
+        target = (v * slack).mean(1, keepdims=True) / 10 / v
+        # components that agree leave the Hessian singular where none of them is at the border: hence the last term
+        hessian = (p / mix[:, None]) @ p.swapaxes(1, 2) + (pull[..., None] + 1e-10) * np.eye(v.shape[1])
+        free, level = np.moveaxis(
+            np.linalg.solve(hessian, np.stack([target - gradient, np.ones_like(v)], -1)), -1, 0)
+        move = free - level * (free.sum(1) / level.sum(1))[:, None]
+        v = _inside(v, move)
+        v /= v.sum(1, keepdims=True)
+        slack = _inside(slack, target - slack - pull * move)
     return bound
+
+
+def _inside(x, move):
+    """x + move, shortened per row so that no entry of x loses more than 95 % of itself."""
+    return x + move / np.maximum((-move / x).max(1, keepdims=True) / 0.95, 1)
 
 
 @dataclass(frozen=True)
