@@ -342,7 +342,7 @@ def test_every_score_meets_every_reference():
     assert rows[1]["gain_low"] == pytest.approx(-rows[2]["gain_high"], abs=1e-12)
 
 
-def test_intervals_are_scipys_percentile_bootstrap():
+def test_intervals_are_scipys_percentile_bootstrap_where_resampling_has_no_bias():
     ((error, u),) = runs(seeds=1, seed=5)
     size, batch = 2000, []
     row = auroc_intervals([(error, u)], references=("noise",), resamples=size, seed=1)[0]
@@ -416,8 +416,23 @@ def test_every_score_metric_has_intervals_by_the_same_resamples(metric):
     rows = intervals([{name: (error, values) for name, values in u.items()}], metric, ("entropy",), resamples=50)
     assert [row["value"] for row in rows] == [metric(error, u["entropy"]), metric(error, u["noise"])]
     counts = np.random.default_rng(0).multinomial(200, np.full(200, 1 / 200), size=50)
-    each = [metric(np.repeat(error, row), np.repeat(u["noise"], row)) for row in counts]
-    assert [rows[1]["low"], rows[1]["high"]] == pytest.approx(list(np.percentile(each, [2.5, 97.5])), abs=1e-12)
+    each = np.array([metric(np.repeat(error, row), np.repeat(u["noise"], row)) for row in counts])
+    centred = each - each.mean() + rows[1]["value"]
+    assert [rows[1]["low"], rows[1]["high"]] == pytest.approx(list(np.percentile(centred, [2.5, 97.5])), abs=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0, 0.02, 0.05])
+def test_the_interval_of_an_ece_holds_it_and_covers_what_samples_of_this_size_have_on_average(shift):
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(150):
+        confidence = 0.5 + 0.5 * rng.beta(6, 2, 300)
+        right = rng.random(300) < confidence - shift
+        p = Predictions(probs=np.stack([confidence, 1 - confidence], 1), labels=(~right).astype(int))
+        rows += intervals([{"erm": p}], metrics.ece, ("erm",), resamples=200)
+    value, low, high = (np.array([row[key] for row in rows]) for key in ("value", "low", "high"))
+    assert ((low < value) & (value < high)).all()
+    covered = ((low <= value.mean()) & (value.mean() <= high)).mean()
+    assert covered > 0.95 - 4 * math.sqrt(0.95 * 0.05 / 150)
 
 
 def test_intervals_refuse_runs_that_cannot_be_paired():
