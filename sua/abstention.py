@@ -19,7 +19,7 @@ from scipy.special import bdtr, rel_entr
 from scipy.stats import ks_2samp
 
 from .perturb import variants
-from .predict import Predictions, expect
+from .predict import Predictions, as_inputs, expect, in_first_order, option_counts
 from .scores import SCORES, score as score_of
 
 SCHEMA_VERSION = 1
@@ -203,8 +203,10 @@ class AbstentionRule:
         said = dict(score_name=score_name, parameters=None if parameters is None else _plain(parameters), k=k)
         for name, value in said.items():
             mine = getattr(self, name)
+            expect(value is None or mine is not None, f"this rule does not say for which {name} it was calibrated: "
+                   f"fit it with {name}={value!r} if that is what its scores are")
             expect(value is None or value == mine, f"this rule was calibrated for {name} = {mine!r}, not {value!r}: "
-                    "compute that score, or fit a rule for this one")
+                   "compute that score, or fit a rule for this one")
         scores = np.asarray(scores, dtype=np.float64)
         expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an input "
                "without a score can be neither answered nor counted as abstained")
@@ -290,6 +292,7 @@ class SelectiveModel:
 
     model : anything with predict_proba(inputs) -> (N, C). perturbation : anything with sample(input, k, rng) -> k
     inputs; unused (None will do) for scores of x alone. score, k : must be those of the rule; k defaults to the rule's.
+    Inputs, and options that a variant has in another order, are read as by sua.predict.
     The variants of an input depend on `seed` and the input only: alone or in a batch it gets the same decision.
 
     Cost: 1 forward pass per input for scores of x alone, else at most K + 1. With early_exit an input on which
@@ -322,16 +325,19 @@ class SelectiveModel:
             return self.answer([inputs])[0]
         if not len(inputs):
             return []
-        probs = self._predict(inputs)
+        inputs = as_inputs(inputs)
+        probs = self._predict([(x,) for x in inputs])
+        counts = option_counts(inputs, probs.shape[1])
         perturbed = np.repeat(probs[:, None], max(self.k, 1), axis=1)
         drawn = variants(inputs, self.perturbation, self.k, self.seed) if self.k else []
-        scores, seen = self._scores(probs, perturbed), np.zeros(len(probs), dtype=int)
+        scores, seen = self._scores(probs, perturbed, counts), np.zeros(len(probs), dtype=int)
         for j in range(self.k):
             rows = np.flatnonzero(self.rule.accept(scores)) if self.early_exit else np.arange(len(probs))
             if not len(rows):
                break
-            perturbed[rows, j] = self._predict([drawn[row][j] for row in rows])
-            scores[rows] = self._scores(probs[rows], perturbed[rows])
+            found = self._predict([(inputs[row], drawn[row][j]) for row in rows])
+            perturbed[rows, j] = np.pad(found, ((0, 0), (0, probs.shape[1] - found.shape[1])))  # fewer options here
+            scores[rows] = self._scores(probs[rows], perturbed[rows], counts and [counts[row] for row in rows])
             seen[rows] += 1
         self.inputs += len(probs)
         self._recent.extend(scores.tolist())
@@ -350,15 +356,18 @@ class SelectiveModel:
             self.void = drift.message
         return drift
 
-    def _predict(self, inputs):
-        self.passes += len(inputs)
-        probs = Predictions(probs=self.model.predict_proba(inputs)).probs
-        expect(len(probs) == len(inputs), f"the model returned {len(probs)} rows for {len(inputs)} inputs: return one "
+    def _predict(self, orbits):
+        """(N, C) for the last member of each orbit, its options in the order of the first member."""
+        self.passes += len(orbits)
+        probs = Predictions(probs=self.model.predict_proba([orbit[-1] for orbit in orbits])).probs
+        expect(len(probs) == len(orbits), f"the model returned {len(probs)} rows for {len(orbits)} inputs: return one "
                "row of class probabilities per input, in their order")
-        return probs
+        members = np.repeat(probs[:, None], len(orbits[0]), axis=1)
+        return in_first_order(members, orbits)[:, -1]
 
-    def _scores(self, probs, perturbed):
-        return score_of(Predictions(probs=probs, perturbed=perturbed), self.score, **self.rule.parameters)
+    def _scores(self, probs, perturbed, counts):
+        return score_of(Predictions(probs=probs, perturbed=perturbed, n_classes=counts), self.score,
+                        **self.rule.parameters)
 
     def _reason(self, score, accepted, seen):
         if self.rule.threshold is None:

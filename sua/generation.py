@@ -438,6 +438,8 @@ def meaning_clusters(generations: Generations, equivalent: Callable[[list[Triple
     gold : for each question its gold answer with aliases. They do not shape the clusters: a cluster holds a gold
     answer if its first member is equivalent to one. ValueError unless there is a non-empty list for each question.
     """
+    expect(callable(equivalent) and not isinstance(equivalent, type), lambda: f"equivalent = {equivalent!r}: give a "
+           "function of triples (question, answer, answer), such as sua.SameText()")
     samples = generations.require("samples")
     answers = [[answer, *drawn.ravel()] for answer, drawn in zip(generations.answers, samples)]
     places = cluster(answers, generations.questions, equivalent)
@@ -597,6 +599,6 @@ def generation_score(generations: Generations, name: str, clusters: Clusters | N
     given = {"generations": generations, "clusters": clusters, "similarities": similarities}
     wanted = {key: value for key, value in given.items() if key in inspect.signature(function).parameters}
     for key, value in wanted.items():
-        expect(value is not None, f"score {name!r} needs {key}: give {key}="
-               + {"clusters": "meaning_clusters"}.get(key, key) + "(generations, ...)")
+        expect(value is not None and not callable(value), f"score {name!r} needs {key}: give {key}=" + {
+            "clusters": "sua.meaning_clusters(generations, sua.SameText())"}.get(key, "sua.similarities(generations)"))
     return function(**wanted)

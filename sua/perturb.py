@@ -96,7 +96,7 @@ def lettered(options: Sequence[str]) -> str:
 
 def has_options(example: Input) -> bool:
     """Whether it is a tuple (question, option_1, option_2, ...), and not a text or a pair of texts."""
-    return not isinstance(example, str) and len(example) > 2
+    return isinstance(example, (tuple, list)) and len(example) > 2
 
 
 def option_columns(orbits: Sequence[Sequence[Input]], n_classes: int) -> np.ndarray:
@@ -217,9 +217,9 @@ def audit(perturbation: Perturbation, inputs: Sequence[Input], label: Callable[[
     """Label-preservation rate: the share of (x, x') whose most probable label is the same.
 
     label : inputs -> (N, C) distributions: a world's exact p*, or a judge model's predict_proba. A judge also flips
-    by mistake: read its rate beside that on pairs known to keep their label.
+    by mistake: read its rate beside that on pairs known to keep their label. An option is known by its text.
     """
-    drawn = variants(inputs, perturbation, k, seed)
-    original = label(list(inputs)).argmax(-1)
-    varied = label([variant for row in drawn for variant in row]).argmax(-1).reshape(-1, k)
-    return float((varied == original[:, None]).mean())
+    orbits = [(x, *row) for x, row in zip(inputs, variants(inputs, perturbation, k, seed))]
+    found = label([member for orbit in orbits for member in orbit]).reshape(len(orbits), 1 + k, -1)
+    labels = np.take_along_axis(found, option_columns(orbits, found.shape[-1]), -1).argmax(-1)
+    return float((labels[:, 1:] == labels[:, :1]).mean())

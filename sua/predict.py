@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -89,7 +89,8 @@ class Predictions:
             for name in ("probs", *DISTRIBUTIONS):
                 if (value := getattr(self, name)) is not None:
                     absent = np.arange(c) >= self.n_classes.reshape(n, *[1] * (value.ndim - 1))
-                    self._expect_present(name, absent & (value > 0), "absent options must have probability 0")
+                    self._expect_present(name, absent & (value > 0), "absent options must have probability 0 "
+                                         "(a tuple of three or more texts is a question with its options)")
             for name in ("labels", "samples"):
                 if (value := getattr(self, name)) is not None:
                     absent = value >= self.n_classes.reshape(n, *[1] * (value.ndim - 1))
@@ -249,7 +250,7 @@ def _integers(name, values, n, shape, low, high):
     expect(np.issubdtype(array.dtype, np.integer), f"{name} has dtype {array.dtype}: give integer class indices")
     bad = (array < low) | (array > high)
     expect(not bad.any(), lambda: f"{name}{_index(bad)} = {array[bad][0]} is outside {low}..{high}: "
-           "class indices start at 0")
+           + ("give the number of options of each row" if name == "n_classes" else "class indices start at 0"))
     return array.astype(np.int64)
 
 
@@ -260,8 +261,9 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     Parameters
     ----------
     model : anything with predict_proba(inputs) -> (N, C).
-    data : a split of a Task, or a list of texts or tuples of texts. From a split come ids, labels and label_dist, and,
-        where it has them, clarifications with their weights: `clarified` is the model's answer to each.
+    data : a split of a Task, or a list of texts, pairs of texts, and questions with options: (question, option_1,
+        option_2, ...), or {"question": ..., "choices": [...]}. From a split come ids, labels and label_dist, and, where
+        it has them, clarifications with their weights: `clarified` is the model's answer to each.
     perturbation : a sua.perturb.Perturbation; None leaves `perturbed` out.
         A variant with x's options in another order gives its probabilities in x's order.
     k : number of variants per input, drawn with `seed`.
@@ -272,11 +274,16 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     seed : of variants, samples and dropout.
     meta : further facts to keep.
 
-    Raises ValueError for dropout with a model that has none, or a number Z of clarifications that varies.
+    Raises ValueError for data that is one text or a table, a model or perturbation without the method named here, more
+    options than classes, dropout with a model that has none, or a number Z of clarifications that varies.
     """
     from . import tasks
-    from .perturb import has_options, option_columns, variants
+    from .perturb import variants
 
+    expect(hasattr(model, "predict_proba"), lambda: f"model = {model!r} has no predict_proba(inputs): wrap a function "
+           "as sua.CallableModel(function)")
+    expect(perturbation is None or hasattr(perturbation, "sample"), lambda: f"perturbation = {perturbation!r} is no "
+           "kernel: give one, such as sua.perturb.KERNELS['typos']")
     expect(dropout == 0 or hasattr(model, "dropout_proba"), lambda: f"dropout = {dropout}, but "
            f"{type(model).__name__} has no dropout_proba(inputs, passes, seed): set dropout=0 or give an encoder")
     given, inputs, readings = {}, data, None
@@ -288,7 +295,7 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
                  if theirs in columns}
     if labels is not None:
         given["labels"] = labels
-    inputs = [tuple(x) if isinstance(x, list) else x for x in inputs]
+    inputs = as_inputs(inputs)
     drawn = variants(inputs, perturbation, k, seed) if perturbation else [()] * len(inputs)
     readings = readings or [()] * len(inputs)
     for i, row in enumerate(readings):
@@ -298,10 +305,8 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     run = model.outputs if internals and hasattr(model, "outputs") else lambda x: {"probs": model.predict_proba(x)}
     found = {name: np.reshape(rows, (len(inputs), len(orbits[0]), -1))
              for name, rows in run([x for orbit in orbits for x in orbit]).items()}
-    c = found["probs"].shape[-1]
-    found["probs"] = np.take_along_axis(found["probs"], option_columns(orbits, c), -1)
-    if min(counts := [len(x) - 1 if has_options(x) else c for x in inputs]) < c:
-        given["n_classes"] = counts
+    given["n_classes"] = option_counts(inputs, found["probs"].shape[-1])
+    found["probs"] = in_first_order(found["probs"], orbits)
     given |= {name: rows[:, 0] for name, rows in found.items()}
     after = 1 + len(drawn[0])
     given |= {"perturbed": found["probs"][:, 1:after]} if perturbation else {}
@@ -311,3 +316,39 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
              **({"perturbation": perturbation.name, "k": k} if perturbation else {}), **(meta or {})}
     result = Predictions(meta=facts, **given)
     return result.sample(samples, seed) if samples else result
+
+
+def as_inputs(data) -> list:
+    """The inputs of a list, each as it is kept: a text, or a tuple of texts for a list or {"question", "choices"}."""
+    expect(not isinstance(data, (str, Mapping)) and not hasattr(data, "columns"), lambda: "inputs is one "
+           f"{type(data).__name__}: give a list of texts, such as [text] or frame['text'].tolist()")
+    return [_as_input(i, example) for i, example in enumerate(data)]
+
+
+def _as_input(i, example):
+    if isinstance(example, Mapping):
+        expect({"question", "choices"} <= set(example), lambda: f"inputs[{i}] has the keys {sorted(example)}: give "
+               "{'question': ..., 'choices': [...]}, or a tuple (question, option_1, option_2, ...)")
+        return example["question"], *example["choices"]
+    # a text that a table lacks is NaN
+    empty = not example.strip() if isinstance(example, str) else isinstance(example, float)
+    expect(not empty, lambda: f"inputs[{i}] = {example!r} is empty or not text: remove the row, or give its text")
+    return tuple(example) if isinstance(example, list) else example
+
+
+def option_counts(inputs, c: int) -> list[int] | None:
+    """Of each input with options their number, of others C; None if all have C. ValueError for more options than C."""
+    from .perturb import has_options
+
+    counts = [len(x) - 1 if has_options(x) else c for x in inputs]
+    i = int(np.argmax(counts))
+    expect(counts[i] <= c, lambda: f"inputs[{i}] is a question with {counts[i]} options, since it has {counts[i] + 1} "
+           f"texts, but the model knows {c} classes: join further texts to the first or the second")
+    return counts if min(counts) < c else None
+
+
+def in_first_order(probs: np.ndarray, orbits) -> np.ndarray:
+    """(N, L, C) `probs` of the L members of each orbit, with the options of each in the order of the first member."""
+    from .perturb import option_columns
+
+    return np.take_along_axis(probs, option_columns(orbits, probs.shape[-1]), -1)

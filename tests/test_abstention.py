@@ -13,7 +13,9 @@ from scipy.stats import binom, binomtest, ks_2samp, multinomial
 from sua import abstention
 from sua.abstention import ABSTAIN, METHODS, AbstentionRule, SelectiveModel, loss, p_values
 from sua.metrics import robust_accuracy
-from sua.predict import Predictions
+from sua.models import CallableModel
+from sua.perturb import OPTION_ORDER
+from sua.predict import Predictions, predict
 from sua.scores import score
 
 # A world: the score is uniform on 0..size-1, eta[s] is the true error probability at score s.
@@ -453,3 +455,35 @@ def test_drift_voids_the_guarantee_in_every_later_reason():
         model.check_drift()
     with pytest.raises(ValueError, match="no calibration scores"):
         AbstentionRule.paper().drift([0.0])
+
+
+def knows(option):
+    """A model of questions with options that gives most to one of them, wherever it stands."""
+    def predict(inputs):
+        rows = np.zeros((len(inputs), max(len(x) for x in inputs) - 1))
+        for row, (_, *options) in zip(rows, inputs):
+            row[:len(options)] = [9 if text == option else 1 for text in options]
+        return rows / rows.sum(1, keepdims=True)
+    return CallableModel(predict)
+
+
+@pytest.mark.parametrize("as_given", [tuple, list, lambda x: {"question": x[0], "choices": list(x[1:])}])
+def test_options_in_another_order_and_of_any_number_score_as_in_predict(as_given):
+    questions = [(f"q{i}", "wrong", "right", "other", "none")[:3 + i % 3] for i in range(12)]
+    model = knows("right")
+    rule = AbstentionRule.at_coverage(np.linspace(0, 1, 20), 1.0, score_name="orbit_entropy", k=4)
+    deployed = SelectiveModel(model, OPTION_ORDER, "orbit_entropy", rule)
+    given = [as_given(x) for x in questions]
+    expected = score(predict(model, given, OPTION_ORDER, k=4), "orbit_entropy")
+    answers = deployed.answer(given)
+    assert [a.answer for a in answers] == [1] * 12
+    np.testing.assert_allclose([a.score for a in answers], expected, atol=1e-12)
+    still = SelectiveModel(model, OPTION_ORDER, "sensitivity",
+                           AbstentionRule.at_coverage(np.zeros(5), 1.0, score_name="sensitivity", k=4))
+    assert [a.answer for a in still.answer(given)] == [1] * 12  # nothing moves but the order
+
+
+def test_a_rule_that_does_not_say_its_score_names_the_remedy():
+    rule = AbstentionRule.fit(np.linspace(0, 1, 200), np.zeros(200, bool), risk=0.1, delta=0.1)
+    with pytest.raises(ValueError, match="does not say for which score_name.*fit it with score_name='sua'"):
+        SelectiveModel(knows("right"), OPTION_ORDER, "sua", rule)

@@ -47,6 +47,12 @@ def test_failure_prediction(intervals, expected):
     assert verdict("C6", intervals=gains(*intervals))[0] == expected
 
 
+def test_failure_prediction_tells_clear_inputs_apart():
+    both = pd.concat([gains((0.1, 0.2), (0.1, 0.2)), gains((-0.2, -0.1), (-0.2, -0.1)).assign(task="t (clear)")])
+    found, evidence = verdict("C6", intervals=both)
+    assert found == "supported" and "on clear inputs alone: better in 0, worse in 1 of 1 cells" in evidence
+
+
 def metrics(values):
     return pd.DataFrame([dict(zip(COLUMNS, ("t", "m", training, score, metric, seed, value)))
                          for (training, score, metric), per_seed in values.items()
@@ -80,6 +86,15 @@ def test_collapse(rate, sua, clarified, expected):
     assert found == expected and "nan" not in evidence
 
 
+@pytest.mark.parametrize("real, expected", [(0.95, "repaired"), (0.6, "mixed")])
+def test_a_repair_of_collapse_has_to_hold_on_real_text_too(real, expected):
+    frame = metrics({("majority", "", "collapse_rate"): [0.9], ("majority", "sua", "collapse_auroc"): [0.5],
+                     ("majority", "clarification_sua", "collapse_auroc"): [0.95],
+                     ("erm", "clarification_sua", "ambiguity_auroc_all"): [real]})
+    found, evidence = verdict("C8", metrics=frame)
+    assert found == expected and f"ambiguous real text: t {real:.3f}" in evidence
+
+
 def benchmark(h, s, sua, elsewhere):
     """AUROCs in regime D under the follow-up's labels, and of SUA over all under the two other rules (H there .6)."""
     rows = [("sensitivity", "D", {"H": h, "-H": 1 - h, "S": s, "S - H": sua})]
@@ -97,7 +112,8 @@ def test_synthetic_benchmark(h, s, sua, elsewhere, expected):
 
 
 @pytest.mark.parametrize("cells, expected", [
-    ([("a", 0.3, 0.1, 0.2), ("nli", 0.1, -0.2, -0.1)], "supported"), ([("a", 0.3, -0.2, -0.1)], "refuted"),
+    ([("a", 0.3, 0.1, 0.2), ("nli", 0.1, -0.2, -0.1)], "supported"), ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.1, 0.1)], "refuted"),
+    ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.2, -0.1)], "mixed"),
     ([("a", 0.3, 0.1, 0.2), ("b", 0.1, 0.1, 0.2)], "mixed"), ([("a", 0.3, 0.1, 0.2), ("nli", 0.3, -0.2, -0.1)], "mixed"),
     ([("a", 0.1, 0.1, 0.2)], "not tested")])
 def test_regime_share(cells, expected):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from sua import load_task, perturb
-from sua.perturb import KERNELS, Perturbation, audit, mixture, synonyms, variants
+from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, audit, mixture, synonyms, variants
 
 WORDS = [*"it is not do don't isn't i am You are cannot can't it's they're that there was The film WONDERFUL".split(),
          *"acting bad well-known 3.5 20 naïve {} {0} -- , . ! a.b U.S. bookkeeper queue aaaa".split()]
@@ -189,3 +189,12 @@ def test_texts_of_one_length_draw_apart():
 
 def test_a_lone_full_stop_is_not_emptied():
     assert all(variant.strip() for variant in variants(["."], KERNELS["surface"], 200)[0])
+
+
+def test_audit_knows_options_by_their_text():
+    def label(questions):
+        return np.array([[float(option == "right") for option in options] for _, *options in questions])
+
+    questions = [(f"q{i}", "wrong", "right", "other") for i in range(20)]
+    assert audit(OPTION_ORDER, questions, label) == 1
+    assert audit(Perturbation("swap", lambda x, rng: (x[0], "right", "right", "other")), questions, label) == 0

@@ -4,6 +4,7 @@ import importlib
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from scipy.stats import binom, chisquare
 
 from sua import CallableModel, Predictions, load_task, predict
 from sua.models import tiny_encoder
-from sua.perturb import Perturbation, variants
+from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, variants
 
 MODULE = importlib.import_module("sua.predict")  # sua.predict itself is the function
 P = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
@@ -331,3 +332,31 @@ def test_predict_orders_variants_of_a_choice_with_internals():
     swapped = encoder.predict_proba([swap.rewrite(x, None) for x in questions])
     np.testing.assert_allclose(result.perturbed, swapped[:, None].repeat(2, 1), atol=1e-6)
     assert result.logits.shape == (2, 2) and result.features.shape == (2, encoder.model.config.hidden_size)
+
+
+HALVES = CallableModel(lambda inputs: np.full((len(inputs), 2), 0.5))
+
+
+@pytest.mark.parametrize("model, data, perturbation, told", [
+    (HALVES, "a good film", None, r"inputs is one str: give a list of texts"),
+    (HALVES, {"text": ["a", "b"]}, None, r"inputs is one dict: give a list of texts"),
+    (HALVES, pd.DataFrame({"text": ["a", "b"]}), None, r"inputs is one DataFrame.*frame\['text'\]"),
+    (HALVES, ["a", " "], "kernel", r"inputs\[1\] = ' ' is empty or not text"),
+    (HALVES, ["a", float("nan")], "kernel", r"inputs\[1\] = nan is empty or not text"),
+    (HALVES, [{"question": "a", "id": 3}], None, r"inputs\[0\] has the keys \['id', 'question'\]: give"),
+    (HALVES, ["a", ("a", "b", "c", "d")], None, r"inputs\[1\] is a question with 3 options.*knows 2 classes"),
+    (HALVES, ["a"], "typos", r"perturbation = 'typos' is no kernel: give one"),
+    (lambda inputs: [[0.5, 0.5]], ["a"], None, r"no predict_proba\(inputs\): wrap a function as sua.CallableModel"),
+])
+def test_predict_names_what_it_cannot_read(model, data, perturbation, told):
+    kernel = KERNELS["typos"] if perturbation == "kernel" else perturbation
+    with pytest.raises(ValueError, match=told):
+        predict(model, data, kernel, k=2)
+
+
+def test_a_question_may_be_a_dict():
+    model = CallableModel(lambda inputs: np.array([[0.7, 0.3, 0.0] if len(x) == 3 else [0.2, 0.3, 0.5] for x in inputs]))
+    given = [{"question": "q", "choices": ["a", "b"], "id": 7}, {"question": "r", "choices": ["a", "b", "c"]}]
+    p = predict(model, given, OPTION_ORDER, k=2)
+    same = predict(model, [("q", "a", "b"), ("r", "a", "b", "c")], OPTION_ORDER, k=2)
+    assert p.n_classes.tolist() == [2, 3] and (p.perturbed == same.perturbed).all()
