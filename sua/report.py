@@ -222,7 +222,7 @@ def plot_sh_plane(axes, predictions: Predictions, title: str) -> None:
     h, s = score(predictions, "entropy"), score(predictions, "sensitivity")
     wrong = predictions.is_error
     axes.scatter(h[~wrong], s[~wrong], s=8, alpha=0.5, linewidths=0, label="right")
-    axes.scatter(h[wrong], s[wrong], s=14, alpha=0.8, marker="x", linewidths=0.9, label="wrong")
+    axes.scatter(h[wrong], s[wrong], s=14, alpha=0.6, marker="x", linewidths=0.7, label="wrong")
     line = np.linspace(0, max(h.max(), 1e-3), 200)
     axes.plot(line, line, color="black", linewidth=1, label="SUA = 0")
     axes.axvline(np.median(h), color="gray", linestyle=":", linewidth=0.8)
@@ -232,8 +232,8 @@ def plot_sh_plane(axes, predictions: Predictions, title: str) -> None:
     axes.set_yscale("function", functions=root)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # the scale brings the larger ones close together
     reach = lambda limits, values: (0, max(limits[1], 1.04 * values.max()))  # of this panel and those it shares with
-    axes.set(title=title, xlabel="entropy H (nats)", ylabel="sensitivity S (nats)", xlim=reach(axes.get_xlim(), h),
-             ylim=reach(axes.get_ylim(), s))
+    axes.set(title=title, xlabel="entropy H (nats, root scale)", ylabel="sensitivity S (nats, root scale)",
+             xlim=reach(axes.get_xlim(), h), ylim=reach(axes.get_ylim(), s))
 
 
 def plot_reliability(axes, models: Mapping[str, Iterable[Predictions]], title: str, bins: int = 10) -> None:
@@ -269,10 +269,13 @@ def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.nd
     runs : (is_error (N,), {score name: (N,)}) per seed.
     """
     runs = list(runs)
-    styles = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))]
+    styles = ["-", "--", "-.", ":", (0, (5, 1)), "-"]
     for style, name in zip(styles * 3, runs[0][1]):
         risk = np.mean([metrics.selective_risk(is_error, scores[name]) for is_error, scores in runs], axis=0)
-        axes.plot(np.arange(1, len(risk) + 1) / len(risk), risk, linestyle=style, linewidth=1.4, label=name)
+        coverage, ours = np.arange(1, len(risk) + 1) / len(risk), name == "sua_repaired"
+        enough = coverage >= 0.02  # the error rate among fewer is noise
+        axes.plot(coverage[enough], risk[enough], linestyle=style, linewidth=2 if ours else 1.4, label=name,
+                  color="black" if ours else None)
     axes.set(title=title, xlabel="coverage (share of inputs answered)", ylabel="error rate among answered", xlim=(0, 1))
     axes.set_ylim(bottom=0, auto=True)  # panels that share the axis may reach higher
 

@@ -124,13 +124,14 @@ def test_the_readme_examples_run(capsys, monkeypatch):
     local = tiny_llama(words, template="{question} {options} :", score="letter")
     monkeypatch.setattr("sua.models.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
     monkeypatch.setattr("sua.remote.RemoteLM", lambda url, name, cache: local)
-    own_model, of_hub, remote, clarified = spaces = ({}, {}, {}, {})
+    own_model, of_hub, remote, written, clarified = spaces = ({}, {}, {}, {}, {})
     for example, space in zip(examples, spaces, strict=True):
         exec(example, space)  # noqa: S102 - the reader would run it too
         assert capsys.readouterr().out.strip()
     assert len(own_model["risk"]) == len(own_model["texts"])
     assert of_hub["predictions"].n_classes.tolist() == remote["predictions"].n_classes.tolist() == [2, 3]
     assert not np.allclose(of_hub["predictions"].perturbed, of_hub["predictions"].probs[:, None])
+    assert written["answers"].samples.shape == (2, 5, 8)
     collapsed, fine = space["sua"].score(clarified["predictions"], "clarification_sua")
     assert collapsed > 0.5 > 0 > fine
 
