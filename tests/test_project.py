@@ -120,7 +120,7 @@ def test_readme_shows_the_committed_tables():
 
 def test_the_readme_examples_run(capsys, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    words = ["Which is larger? the Sun the Moon What floats on water? iron cork granite A. B. C. A B C"]
+    words = ["Which is larger? the Sun the Moon What floats on water? iron cork granite A. B. C. A B C (A) (B)"]
     local = tiny_llama(words, template="{question} {options} :", score="letter")
     monkeypatch.setattr("sua.models.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
     monkeypatch.setattr("sua.remote.RemoteLM", lambda url, name, cache: local)
