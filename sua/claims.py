@@ -173,7 +173,8 @@ def _regime_share(results: Results) -> Judgement:
         return "not tested", f"{evidence}; no cell reaches 20 %"
     if helps[large].all() and not helps[~large].any() and not helps[nli].any():
         return "supported", evidence
-    return "refuted" if not helps[large].any() and not hurts[nli].all() else "mixed", evidence
+    entropy_wins = nli.any() and hurts[nli].all()
+    return "refuted" if not helps[large].any() and not entropy_wins else "mixed", evidence
 
 
 def _ratio(results: Results) -> Judgement:

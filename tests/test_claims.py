@@ -112,7 +112,8 @@ def test_synthetic_benchmark(h, s, sua, elsewhere, expected):
 
 
 @pytest.mark.parametrize("cells, expected", [
-    ([("a", 0.3, 0.1, 0.2), ("nli", 0.1, -0.2, -0.1)], "supported"), ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.1, 0.1)], "refuted"),
+    ([("a", 0.3, 0.1, 0.2), ("nli", 0.1, -0.2, -0.1)], "supported"), ([("a", 0.3, -0.2, -0.1)], "refuted"),
+    ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.1, 0.1)], "refuted"),
     ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.2, -0.1)], "mixed"),
     ([("a", 0.3, 0.1, 0.2), ("b", 0.1, 0.1, 0.2)], "mixed"), ([("a", 0.3, 0.1, 0.2), ("nli", 0.3, -0.2, -0.1)], "mixed"),
     ([("a", 0.1, 0.1, 0.2)], "not tested")])
