@@ -62,13 +62,13 @@ lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at 
 	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks
 
 check: setup  ## compare figures/PROFILE with the committed results and print each difference
-	@$(PY) -m sua.report check --profile $(PROFILE)
+	@$(PY) -m sua.check --profile $(PROFILE)
 
 explain: setup  ## say why each stage would run
 	@$(PY) -m sua.run --explain --profile $(PROFILE)
 
 readme: setup  ## fill README.md's tables from figures/
-	@$(PY) -m sua.report readme
+	@$(PY) -m sua.report
 
 site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site
 	@OMP_NUM_THREADS=1 $(PY) notebooks/site/build.py --profile $(PROFILE)

@@ -15,14 +15,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Mapping, Sequence
 
 import numpy as np
 
-from .models import EncoderClassifier, on_device, word_tokenizer
+from .models import EncoderClassifier, on_device, untrained, wide, word_tokenizer
 from .perturb import LETTERS, Input, Perturbation, has_options, lettered
 
 TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "letter": "{question}\n{options}\nAnswer:"}
@@ -55,7 +55,7 @@ class ChoiceLM(EncoderClassifier):
     def __init__(self, model, tokenizer, *, answers: Sequence[str] | None = None, score: str = "sum",
                  template: str | None = None, batch_size: int = 64, max_length: int = 1024, name: str | None = None,
                  cache: Path | None = None):
-        super().__init__(model, tokenizer, batch_size, _longest(model, max_length), name, cache)
+        super().__init__(_in_own_type(model), tokenizer, batch_size, _longest(model, max_length), name, cache)
         if score not in TEMPLATES:
             raise ValueError(f"score = {score!r}; known: {', '.join(TEMPLATES)}")
         if answers is not None and len(set(answers)) < max(2, len(answers)):
@@ -154,7 +154,7 @@ class ChoiceLM(EncoderClassifier):
             out = model(inputs_embeds=words, use_cache=False, output_hidden_states=output_hidden_states, **attention)
         finally:
             hook.remove()
-        log_p = out.logits.float().log_softmax(-1)[plan.which, ids[plan.row, plan.column]]
+        log_p = wide(out.logits).log_softmax(-1)[plan.which, ids[plan.row, plan.column]]
         count = plan.count.to(log_p)
         total = torch.zeros_like(count).index_put((plan.row, plan.option), log_p, accumulate=True)
         total = total.masked_fill(count == 0, ABSENT)
@@ -199,6 +199,33 @@ def _tokens(tokenizer, texts):
 def _kept(*settings):
     """Rows by input, {} at first: what follows from equal settings of the encoding is made once."""
     return {}
+
+
+def _in_own_type(model):
+    """The model; a Llama in float64 computes its norms and positions in float64 too, by itself it does in float32."""
+    import torch
+
+    config = model.config
+    if config.model_type != "llama" or config.dtype != torch.float64 or config.rope_parameters["rope_type"] != "default":
+        return model
+    size = config.head_dim or config.hidden_size // config.num_attention_heads
+    frequency = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+
+    def rotary(hidden, position_ids):
+        angle = (position_ids[..., None] * frequency.to(hidden.device)).repeat(1, 1, 2)
+        return angle.cos(), angle.sin()
+
+    model.base_model.rotary_emb.forward = rotary
+    for norm in model.modules():
+        if hasattr(norm, "variance_epsilon"):
+            norm.forward = partial(_rms_norm, norm)
+    return model
+
+
+def _rms_norm(norm, hidden):
+    from torch.nn.functional import rms_norm
+
+    return rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def _longest(model, max_length):
@@ -326,13 +353,13 @@ def _tensors(arrays, device):
 
 
 def tiny_llama(texts: Sequence[Input], answers: Sequence[str] | None = None, seed: int = 0, hidden: int = 32,
-               layers: int = 2, dropout: float = 0.1, template: str = "{question} :", **options) -> ChoiceLM:
+               layers: int = 2, dropout: float = 0.1, template: str = "{question} :", dtype: str = "float64",
+               **options) -> ChoiceLM:
     """An untrained two-layer Llama with a word-level vocabulary of `texts` and `answers`: trains on one core.
 
-    Words not in these become [UNK]. answers, template, options : of ChoiceLM.
+    Words not in these become [UNK]. answers, template, options : of ChoiceLM. dtype : as in `tiny_encoder`.
     Everything follows from the arguments; nothing is downloaded.
     """
-    import torch
     import transformers
     from tokenizers import processors
 
@@ -343,8 +370,7 @@ def tiny_llama(texts: Sequence[Input], answers: Sequence[str] | None = None, see
         vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
         intermediate_size=2 * hidden, max_position_embeddings=1024, attention_dropout=dropout,
         pad_token_id=0, bos_token_id=2, eos_token_id=None, tie_word_embeddings=True)
-    torch.manual_seed(seed)
-    model = on_device(transformers.LlamaForCausalLM(config))
+    model = on_device(untrained(transformers.LlamaForCausalLM, config, seed, dtype))
     return ChoiceLM(model, tokenizer, answers=answers, template=template, **{"name": "tiny-llama", **options})
 
 

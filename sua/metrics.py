@@ -1,6 +1,7 @@
 """Metrics of predictors and of scores. `is_error` is True for a wrong answer; a higher score is more likely wrong.
 
-Tied scores are handled in expectation over random tie-breaking, so no result depends on the order of the rows.
+Tied scores are handled in expectation over random tie-breaking, so no result depends on the order of the rows. Scores
+that agree to nine digits are tied: further ones are rounding, and would rank otherwise on another processor.
 Metrics that take `counts` (B, N), how often each item occurs in each of B resamples, return (B,) values for them, NaN
 where a resample has none; without `counts` they return one float. A score is sorted once for all resamples.
 """
@@ -136,7 +137,8 @@ def _quantile_edges(predictions, bins):
 def _gaps(predictions, edges):
     """(N,) 1[correct] - confidence, and the bin of each item between these inner edges."""
     confidence = predictions.probs.max(-1)
-    return ~predictions.is_error - confidence, np.searchsorted(edges, confidence, side="left")
+    # rounded, a confidence on an edge is in the bin below on every processor
+    return ~predictions.is_error - confidence, np.searchsorted(np.round(edges, 9), confidence.round(9), side="left")
 
 
 def _calibration_gap(predictions, edges, counts):
@@ -231,7 +233,13 @@ def _checked(is_error, score):
         raise ValueError(f"is_error holds {is_error[unknown][0]!r}: give 1 for a wrong answer, else 0")
     if np.isnan(score).any():
         raise ValueError(f"score[{int(np.argmax(np.isnan(score)))}] is NaN: a score must order every item")
-    return is_error.astype(bool), score
+    return is_error.astype(bool), _comparable(score)
+
+
+def _comparable(score):
+    """Scores to 13 decimals and 30 binary digits, about nine decimal ones: what differs in rounding alone is tied."""
+    mantissa, exponent = np.frexp(np.where(np.abs(score) < 1, np.round(np.clip(score, -1, 1), 13), score))
+    return np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30)
 
 
 def _blocks(is_error, score, counts):

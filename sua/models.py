@@ -78,6 +78,11 @@ class EncoderClassifier:
         self.batch_size, self.max_length, self.cache = batch_size, max_length, cache
         self.name = name or type(model).__name__
 
+    @property
+    def dtype(self) -> str:
+        """In what the network computes, such as "float32"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def encode(self, inputs: Sequence[Input]) -> dict[str, list[list[int]]]:
         """Unpadded token lists by name ("input_ids", ...), `rows_per_input` of them for each input, in order."""
         return encode(self.tokenizer, inputs, self.max_length)
@@ -100,7 +105,7 @@ class EncoderClassifier:
 
         def read(batch):
             out = self.forward(self.model, batch, output_hidden_states=True)
-            logits, first = self.class_logits(out.logits.float()), out.hidden_states[-1][:, 0].float()
+            logits, first = self.class_logits(wide(out.logits)), wide(out.hidden_states[-1][:, 0])
             return {"probs": logits.softmax(-1).double(), "logits": logits, "features": self._features(first, logits)}
 
         return self._collect("outputs", inputs, read)
@@ -119,7 +124,7 @@ class EncoderClassifier:
         return self._collect(f"dropout {passes} {seed}", inputs, read, seed)["probs"]
 
     def _probs(self, batch):
-        return self.class_logits(self.forward(self.model, batch).logits.float()).softmax(-1).double()
+        return self.class_logits(wide(self.forward(self.model, batch).logits)).softmax(-1).double()
 
     def _features(self, first, logits):
         return first
@@ -228,8 +233,8 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
     revision (safetensors only, no remote code). n_classes : width of a new head. choice : an EncoderChoice with
     n_classes options instead; a saved one is recognised. causal : a ChoiceLM instead; a saved one is recognised, and
-    its answers, score and template are the default. dtype : of the weights, "float32" by default; that of a causal
-    model on a GPU is "bfloat16". train_layers : leave only the last so many transformer layers, pooler and head
+    its answers, score and template are the default. dtype : of the weights; by default "float64" for a model that was
+    saved in it, as the tiny ones are, "bfloat16" for a causal model on a GPU, else "float32". train_layers : leave only the last so many transformer layers, pooler and head
     trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
     Raises NotAvailableError if no place has the model; ValueError if it has fewer layers.
     """
@@ -243,9 +248,10 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     torch.manual_seed(seed)  # the new head
     try:
         with quiet(transformers):
-            causal |= folder is not None and hasattr(transformers.AutoConfig.from_pretrained(folder), "sua_choice_lm")
+            config = transformers.AutoConfig.from_pretrained(folder or source, trust_remote_code=False, **where)
+            causal |= hasattr(config, "sua_choice_lm")
             auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
-            dtype = dtype or ("bfloat16" if causal and torch.cuda.is_available() else "float32")
+            dtype = dtype or _default_dtype(config, causal)
             model = auto.from_pretrained(folder or source, dtype=getattr(torch, dtype), use_safetensors=True,
                                          trust_remote_code=False, **where, **head)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder or source, trust_remote_code=False, **where)
@@ -264,6 +270,14 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     if choice and not choices:
         raise ValueError(f"{source} was not saved as a multiple-choice model: give n_classes, the number of options")
     return _wrap(model, tokenizer, choices, **options)
+
+
+def _default_dtype(config, causal):
+    import torch
+
+    if config.dtype == torch.float64:
+        return "float64"
+    return "bfloat16" if causal and torch.cuda.is_available() else "float32"
 
 
 def _wrap(model, tokenizer, choices, **options):
@@ -294,13 +308,13 @@ def _freeze(model, train_layers):
 
 
 def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: int = 48, layers: int = 2,
-                 dropout: float = 0.1, choice: bool = False) -> EncoderClassifier:
+                 dropout: float = 0.1, choice: bool = False, dtype: str = "float64") -> EncoderClassifier:
     """An untrained two-layer BERT with a word-level vocabulary of `texts`: trains in seconds on one core.
 
-    Words not in `texts` become [UNK]. choice : an EncoderChoice with n_classes options.
+    Words not in `texts` become [UNK]. choice : an EncoderChoice with n_classes options. dtype : of weights and
+    activations; in "float64" a trained model is the same on every processor, to about nine digits.
     Everything follows from the arguments; nothing is downloaded.
     """
-    import torch
     import transformers
     from tokenizers import processors
 
@@ -310,9 +324,16 @@ def tiny_encoder(texts: Sequence[Input], n_classes: int, seed: int = 0, hidden: 
         vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
         intermediate_size=2 * hidden, max_position_embeddings=MAX_LENGTH, num_labels=1 if choice else n_classes,
         hidden_dropout_prob=dropout, attention_probs_dropout_prob=0, initializer_range=hidden ** -0.5)
-    torch.manual_seed(seed)
-    model = transformers.BertForSequenceClassification(config)
+    model = untrained(transformers.BertForSequenceClassification, config, seed, dtype)
     return _wrap(model, tokenizer, n_classes if choice else None, name="tiny-bert")
+
+
+def untrained(architecture, config, seed, dtype):
+    """A model with weights drawn by `seed`, already in their own type: a cast would keep float32's rounding."""
+    import torch
+
+    torch.manual_seed(seed)
+    return architecture._from_config(config, dtype=getattr(torch, dtype))
 
 
 def word_tokenizer(texts: Sequence[Input], post_processor, **special):
@@ -343,6 +364,13 @@ def padded(tokenizer, batch, device="cpu") -> dict:
     import torch
 
     return {name: torch.from_numpy(np.array(rows)).to(device) for name, rows in tokenizer.pad(batch).items()}
+
+
+def wide(tensor):
+    """The tensor in float32, in which a softmax is safe; float64 stays as it is."""
+    import torch
+
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def within_memory(run: Callable, size: int):

@@ -114,13 +114,13 @@ class Predictions:
 
     @property
     def answers(self) -> np.ndarray:
-        """(N,) the most probable class; the first of several equal ones."""
-        return self.probs.argmax(-1)
+        """(N,) the most probable class; the first of those within 1e-9 of it."""
+        return _first_of_most(self.probs)
 
     @property
     def perturbed_answers(self) -> np.ndarray:
         """(N, K) the most probable class of each variant."""
-        return self.require("perturbed").argmax(-1)
+        return _first_of_most(self.require("perturbed"))
 
     @property
     def is_error(self) -> np.ndarray:
@@ -197,6 +197,11 @@ class Predictions:
         arrays = {name: np.stack(table[name].to_numpy()).reshape(shape) if len(shape) > 1 else
                   table[name].to_numpy() for name, shape in header["shapes"].items()}
         return cls(**arrays, meta=header["meta"])
+
+
+def _first_of_most(probs):
+    # rounding that differs from one processor to the next must not choose between equals
+    return (probs >= probs.max(-1, keepdims=True) - 1e-9).argmax(-1)
 
 
 def expect(condition, message):
@@ -313,6 +318,7 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
     given |= {"clarified": found["probs"][:, after:]} if readings[0] else {}
     given |= {"dropout": model.dropout_proba(inputs, dropout, seed)} if dropout else {}
     facts = {"model": getattr(model, "name", type(model).__name__), "seed": seed,
+             **({"dtype": model.dtype} if hasattr(model, "dtype") else {}),
              **({"perturbation": perturbation.name, "k": k} if perturbation else {}), **(meta or {})}
     result = Predictions(meta=facts, **given)
     return result.sample(samples, seed) if samples else result

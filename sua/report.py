@@ -1,14 +1,12 @@
-"""Results on disk: what a stage writes, figures and tables that are the same file when the numbers are the same,
-the README's tables, and the comparison of a fresh run with the committed one.
+"""Results on disk: what a stage writes, figures and tables that are the same file when the numbers are the same, and
+the README's tables. `python -m sua.report` fills these.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
+import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Iterable, Mapping
@@ -81,8 +79,8 @@ class Stage:
             self._rows.append(row)
 
     def save_metrics(self) -> pd.DataFrame:
-        """Write what was recorded to metrics.csv, long and sorted; NaN becomes "n/a"."""
-        frame = pd.DataFrame(self._rows, columns=COLUMNS).sort_values(COLUMNS[:-1], ignore_index=True)
+        """Write what was recorded to metrics.csv, long and sorted, to five decimals; NaN becomes "n/a"."""
+        frame = pd.DataFrame(self._rows, columns=COLUMNS).sort_values(COLUMNS[:-1], ignore_index=True).round(5)
         write_csv(frame, self.folder / "metrics.csv")
         return frame
 
@@ -92,9 +90,11 @@ class Stage:
         (self.folder / "facts.json").write_text(text + "\n", encoding="utf-8")
 
     def save_figure(self, figure, name: str, caption: str) -> None:
-        """Write <name>.pdf and .png without dates, and the caption to captions.json."""
+        """Write <name>.pdf and .png without dates, <name>.json, what they show, and the caption to captions.json."""
         figure.savefig(self.folder / f"{name}.pdf", metadata={"CreationDate": None})
         figure.savefig(self.folder / f"{name}.png", metadata={"Software": None})
+        shown = json.dumps([_shown(axes) for axes in figure.axes], indent=1)
+        (self.folder / f"{name}.json").write_text(shown + "\n", encoding="utf-8")
         self._captions[name] = caption
         text = json.dumps(self._captions, indent=1, sort_keys=True)
         (self.folder / "captions.json").write_text(text + "\n", encoding="utf-8")
@@ -208,6 +208,30 @@ def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
         *map(line, frame.values.tolist()), r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
+MOST_POINTS = 100
+
+
+def _shown(axes):
+    """What a panel draws, as numbers: of each line, group of points or bar at most MOST_POINTS, and the mean of all."""
+    artists = [line.get_xydata() for line in axes.lines]
+    artists += [np.asarray(group.get_offsets()) for group in axes.collections]
+    artists += [np.array([patch.get_window_extent().transformed(axes.transData.inverted()).extents])
+                for patch in axes.patches]
+    artists += [np.atleast_2d(image.get_array()) for image in axes.images]
+    return {"title": axes.get_title(), "artists": [_some_points(np.ma.filled(points, np.nan)) for points in artists]}
+
+
+def _some_points(points):
+    chosen = points[::math.ceil(len(points) / MOST_POINTS)] if len(points) else points
+    return {"points": len(points), "mean": _digits(points.mean(0)) if len(points) else [], "some": _digits(chosen)}
+
+
+def _digits(values):
+    """Nested lists of numbers to four digits; null for what is not finite."""
+    return [_digits(row) for row in values] if np.ndim(values) > 1 else [
+        float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
+
+
 def _plain(value):
     if isinstance(value, np.generic):
         return value.item()
@@ -290,88 +314,10 @@ def render_readme(text: str) -> str:
     return _BLOCK.sub(lambda block: block[1] + (paths.root() / block[2]).read_text(encoding="utf-8") + block[3], text)
 
 
-# --- make check ---
-
-# how far another processor or build may move a mean over seeds: training amplifies rounding, much like a new seed;
-# coverage is all or nothing where the promise is barely met
-TOLERANCES = {"accuracy": 0.03, "robust_accuracy": 0.06, "attack_accuracy": 0.1, "ece": 0.04, "ece_scaled": 0.05,
-              "nll": 0.3, "nll_scaled": 0.1, "brier": 0.06, "auroc": 0.15, "aurc": 0.04, "e_aurc": 0.05,
-              "selective_accuracy_80": 0.03, "sua_positive": 0.15, "sensitivity": 0.15, "entropy": 0.1,
-              "label_preservation": 0.02, "collapse_rate": 0.1, "collapse_kl": 0.5,
-              **{f"collapse_auroc{against}": 0.2 for against in ("", "_confident", "_all", "_twin")},
-              "ambiguity_auroc_all": 0.1, "ambiguity_auroc_confident": 0.15, "certified_coverage": 0.7}
-
-
-def check(profile: str, revision: str = "HEAD") -> list[str]:
-    """Differences between figures/<profile> as it is now and as committed; empty if there are none.
-
-    On the platform and versions of the committed MANIFEST.json every file must be byte-identical; elsewhere the
-    same files and rows must be there, each mean over seeds in metrics.csv within TOLERANCES.
-    """
-    folder = paths.figures(profile)
-    fresh = {file.name: file.read_bytes() for file in folder.glob("*")} if folder.is_dir() else {}
-    names = _git("ls-tree", "--name-only", f"{revision}:figures/{profile}").decode().split()
-    committed = {name: _git("show", f"{revision}:figures/{profile}/{name}") for name in names}
-    if "MANIFEST.json" not in fresh or "MANIFEST.json" not in committed:
-        return [f"figures/{profile} has no MANIFEST.json (fresh: {'MANIFEST.json' in fresh}, committed: "
-                f"{'MANIFEST.json' in committed}): run `make reproduce PROFILE={profile}` and commit"]
-    differences = [f"{name}: only in the {'fresh' if name in fresh else 'committed'} results"
-                   for name in sorted(set(fresh) ^ set(committed))]
-    same = _platform(fresh) == _platform(committed)
-    print(f"check {profile}: {'same platform and versions, exact' if same else 'other platform, with tolerances'}")
-    if same:
-        differences += [f"{name}: differs" for name in sorted(set(fresh) & set(committed) - {"MANIFEST.json"})
-                        if fresh[name] != committed[name]]
-    if "metrics.csv" in fresh and "metrics.csv" in committed:
-        differences += compare_metrics(fresh["metrics.csv"], committed["metrics.csv"], exact=same)
-    return differences
-
-
-def compare_metrics(fresh: bytes, committed: bytes, exact: bool) -> list[str]:
-    """One line per row of metrics.csv (mean over seeds, unless exact) that is missing, new or further off than allowed.
-    """
-    key = COLUMNS[:-1] if exact else [column for column in COLUMNS[:-1] if column != "seed"]
-
-    def means(content):
-        frame = pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values={"value": [NOT_AVAILABLE]})
-        return frame.groupby(key)["value"].mean()
-
-    fresh, committed = means(fresh), means(committed)
-    lines = [f"metrics.csv {'/'.join(map(str, row))}: only in one of the results"
-             for row in fresh.index.symmetric_difference(committed.index)]
-    for row in fresh.index.intersection(committed.index):
-        allowed = 0 if exact else TOLERANCES.get(row[key.index("metric")], 0)
-        new, old = fresh[row], committed[row]
-        if np.isnan(new) != np.isnan(old) or abs(new - old) > allowed:
-            lines.append(f"metrics.csv {'/'.join(map(str, row))}: fresh {new:.6g}, committed {old:.6g}, "
-                         f"allowed {allowed:g}")
-    return lines
-
-
-def _platform(files):
-    stages = json.loads(files["MANIFEST.json"])["stages"].values()
-    return [[stage["machine"], stage["threads"]] for stage in stages]
-
-
-def _git(*arguments) -> bytes:
-    done = subprocess.run(["git", *arguments], cwd=paths.root(), capture_output=True)
-    return done.stdout if done.returncode == 0 else b""
-
-
-def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sua.report", description="Compare or show results.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="compare fresh results with the committed ones").add_argument(
-        "--profile", required=True)
-    commands.add_parser("readme", help="fill README.md's tables from figures/")
-    options = parser.parse_args(arguments)
-    if options.command == "readme":
-        readme = paths.root() / "README.md"
-        readme.write_text(render_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
-        return 0
-    differences = check(options.profile)
-    print("\n".join(differences) or "no difference")
-    return bool(differences)
+def main() -> int:
+    readme = paths.root() / "README.md"
+    readme.write_text(render_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":

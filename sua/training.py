@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from . import paths, scores
 from .causal import ChoiceLM, tiny_llama
-from .models import EncoderClassifier, load_model, padded, progress, quiet, tiny_encoder
+from .models import EncoderClassifier, load_model, padded, progress, quiet, tiny_encoder, wide
 from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
 from .perturb import Perturbation, has_options, option_columns
 from .tasks import Task, inputs
@@ -45,7 +45,7 @@ class VariantData(torch.utils.data.Dataset):
             if "label_dist" not in split.column_names:
                 raise ValueError("the objective has soft = True, but the training split has no column label_dist: take "
                                  "a task with known or voted distributions, or soft = False")
-            self.soft = np.asarray(split["label_dist"], dtype=np.float32)
+            self.soft = np.asarray(split["label_dist"])
         self.classifier, self.perturbation, self.seed = classifier, _needed(perturbation, objective), seed
         self.objective, self.length, self.epoch = objective, length or len(self.inputs), 0
         self._order = None, None
@@ -118,7 +118,7 @@ class SUATrainer(transformers.Trainer):
         batch, objective = dict(batch), self.objective
         labels, items, label_dist = batch.pop("labels"), batch.pop("items"), batch.pop("label_dist", None)
         columns, b, variants = batch.pop("columns", None), len(labels), None
-        forward = lambda: self.classifier.class_logits(self.classifier.forward(model, batch).logits.float())
+        forward = lambda: self.classifier.class_logits(wide(self.classifier.forward(model, batch).logits))
         if objective.variants in ADVERSARIAL:
             logits, variants = adversarial_logits(objective, forward, self.model.get_input_embeddings(), batch, labels)
         else:
@@ -154,7 +154,8 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     """Train a model on task["train"] and return (EncoderClassifier, log); resumes what was interrupted.
 
     model : "tiny" (a two-layer BERT from scratch), "tiny_llama", or what `load_model` takes, with causal=True for a
-    causal model whose options are the task's label names; model_options go to either.
+    causal model whose options are the task's label names; model_options go to either, such as dtype: by default the
+    tiny ones train in float64, which makes their numbers the same on every processor, others in float32.
     epochs, batch_size : there are epochs * ceil(N / batch_size) optimizer steps, whatever the objective.
     compute_k : equal compute for all objectives. A step has batch_size * (compute_k + 1) rows, so that an objective of
     fewer passes per item sees more items, and more often. None: batch_size items, over all processes, per step.
@@ -193,6 +194,7 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     digest = _digest(json.dumps(recipe, sort_keys=True, default=str))
     folder = Path(cache) / f"{task.name}-{Path(model).name}-{objective.name}-seed{seed}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
+    paths.tell_runner("notes", f"{classifier.name} trains and answers in {classifier.dtype}")
     with _one_training(folder, args):
         if not (folder / "log.json").exists():
             log = fit(folder / "checkpoints")

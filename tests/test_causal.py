@@ -385,6 +385,7 @@ def test_the_hub_is_asked_for_safe_weights(tmp_path, monkeypatch, gpu, dtype):
         asked.update(options)
         raise OSError
 
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: transformers.LlamaConfig())
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", offline)
     with pytest.raises(NotAvailableError):
         load_model("lab/absent", causal=True)

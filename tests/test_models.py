@@ -419,6 +419,7 @@ def test_the_hub_is_asked_for_pinned_safe_weights(tmp_path, monkeypatch):
         asked.update(options)
         raise OSError
 
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: transformers.BertConfig())
     monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", offline)
     with pytest.raises(NotAvailableError):
         load_model(MINILM, n_classes=4)
