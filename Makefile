@@ -44,7 +44,7 @@ announce:
 
 # the runner decides by content, not by date, whether a stage has to run
 $(STAGES): setup
-	@$(RUN) $(PY) -m sua.run $@ --profile $(PROFILE)
+	@$(RUN) $(PY) -m sua.study.run $@ --profile $(PROFILE)
 
 04_baselines: 03_sua_tr_training
 05_tables: 01_theory_checks 02_ambiguity_collapse 03_sua_tr_training 04_baselines
@@ -62,13 +62,13 @@ lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at 
 	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks
 
 check: setup  ## compare figures/PROFILE with the committed results and print each difference
-	@$(PY) -m sua.check --profile $(PROFILE)
+	@$(PY) -m sua.study.check --profile $(PROFILE)
 
 explain: setup  ## say why each stage would run
-	@$(PY) -m sua.run --explain --profile $(PROFILE)
+	@$(PY) -m sua.study.run --explain --profile $(PROFILE)
 
 readme: setup  ## fill README.md's tables from figures/
-	@$(PY) -m sua.report
+	@$(PY) -m sua.study.report
 
 site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site
 	@OMP_NUM_THREADS=1 $(PY) notebooks/site/build.py --profile $(PROFILE)
@@ -81,7 +81,7 @@ grade: setup  ## grade SUBMISSIONS/<student>/<assignment>/<assignment>.ipynb, sc
 	@OMP_NUM_THREADS=1 $(PY) notebooks/assignments/grade.py grade "$(SUBMISSIONS)"
 
 download: setup  ## fetch the data sets and models of PROFILE into data/hub, for machines without internet
-	@$(PY) -m sua.tasks download --profile $(PROFILE)
+	@$(PY) -m sua.study.download --profile $(PROFILE)
 
 clean:  ## remove build/ (models, predictions, executed notebooks); figures/ and .venv stay
 	rm -rf build

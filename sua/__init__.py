@@ -1,6 +1,6 @@
 """Sensitivity-Uncertainty Alignment: scores, training, abstention and theory. README.md has a first example.
 
-Names that need torch or datasets load on first use, so that scoring saved predictions imports numpy alone.
+Names load on first use where they need more than numpy and scipy, so that scoring saved predictions needs these alone.
 """
 
 import warnings
@@ -8,24 +8,27 @@ from importlib import import_module
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # text bars are what we want
 
-from .predict import Predictions, predict
+from .predict import predict
+from .predictions import Predictions
 from .scores import SCORES, score
 
 __version__ = "0.1.0"
 
-_HOME = {
+_HOME = {  # the module of each public name, which is the name itself where both are called alike
+    "worlds": "tasks.worlds", "perturb": "perturb", "metrics": "metrics", "theory": "theory",
+    "statements": "theory.statements", "regimes": "decide.regimes", "recorded": "tasks.recorded",
+    "experiment": "study.experiment", "checks": "checks", "generation": "generation",
     "Task": "tasks", "load_task": "tasks",
-    "worlds": None, "perturb": None, "metrics": None, "theory": None, "statements": None, "regimes": None,
-    "recorded": None, "experiment": None, "checks": None, "generation": None,
-    "load_model": "models", "CallableModel": "models", "EncoderClassifier": "models", "EncoderChoice": "models",
-    "ChoiceLM": "causal", "RemoteLM": "remote", "RemoteError": "remote", "GenerativeLM": "generation",
-    "Generations": "generation", "meaning_clusters": "generation", "GENERATION_SCORES": "generation",
-    "generation_score": "generation", "SameText": "generation", "Entailment": "generation",
-    "similarities": "generation",
-    "Objective": "objectives", "OBJECTIVES": "objectives", "SUATrainer": "training", "train": "training",
-    "AbstentionRule": "abstention", "SelectiveModel": "abstention", "ABSTAIN": "abstention",
-    "error_floor": "certificates", "misalignment_test": "certificates", "stability_certificate": "certificates",
-    "lambda_diagnosis": "certificates",
+    "load_model": "models.load", "CallableModel": "models.callable", "EncoderClassifier": "models.encoder",
+    "EncoderChoice": "models.encoder", "ChoiceLM": "models.choice", "RemoteLM": "models.remote",
+    "RemoteError": "models.remote", "GenerativeLM": "generation", "Generations": "generation",
+    "meaning_clusters": "generation", "GENERATION_SCORES": "generation", "generation_score": "generation",
+    "SameText": "generation", "Entailment": "generation", "similarities": "generation",
+    "Objective": "training.objectives", "OBJECTIVES": "training.objectives", "SUATrainer": "training.trainer",
+    "train": "training.trainer",
+    "AbstentionRule": "decide.abstention", "SelectiveModel": "decide.abstention", "ABSTAIN": "decide.abstention",
+    "error_floor": "decide.certificates", "misalignment_test": "decide.certificates",
+    "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.certificates",
 }
 __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 
@@ -33,8 +36,8 @@ __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 def __getattr__(name):
     if name not in _HOME:
         raise AttributeError(f"module 'sua' has no attribute {name!r}; public names: {', '.join(__all__)}")
-    value = import_module(f".{_HOME[name] or name}", __name__)
-    return getattr(value, name) if _HOME[name] else value
+    module = import_module(f".{_HOME[name]}", __name__)
+    return module if _HOME[name].split(".")[-1] == name else getattr(module, name)
 
 
 def __dir__():

@@ -13,10 +13,10 @@ import numpy as np
 from scipy.special import betaincinv, softmax as _softmax
 
 from . import metrics, scores
-from .abstention import p_values
-from .predict import Predictions
-from .statements import PRINTED, slack
+from .decide.abstention import p_values
+from .predictions import Predictions
 from .theory import TOLERANCE, World, random_worlds
+from .theory.statements import PRINTED, slack
 
 LN2 = np.log(2)
 
@@ -506,7 +506,7 @@ def _terms(logits, variant_logits, labels, lam, **fields):
     """Array of task, consistency and alignment of a batch by sua's own Objective with these fields, all weights 1."""
     import torch  # which checks of other functions do without
 
-    from .objectives import Objective
+    from .training.objectives import Objective
 
     objective = Objective(k=variant_logits.shape[1], consistency=1.0, alignment=1.0, lam=lam, **fields)
     loss, terms = objective(*map(torch.tensor, (logits, variant_logits, labels)))

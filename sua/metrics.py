@@ -15,9 +15,9 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 from scipy.special import ndtr
 
-from .predict import Predictions, expect
-
-FLOOR = 1e-12  # probabilities below it count as FLOOR inside a logarithm: one certain mistake must not cost infinity
+from .divergences import FLOOR
+from .inputs import expect
+from .predictions import Predictions
 
 
 class SingleClassError(ValueError):

@@ -38,10 +38,10 @@ def mirrors() -> list[Path]:
 
 
 def code_digest(*modules: str) -> str:
-    """Hash of what these modules of sua do: comments, docstrings and layout do not count."""
+    """Hash of what these modules of sua do, e.g. "scores/orbit": comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
     for name in modules:
-        tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]

@@ -19,11 +19,10 @@ import torch.nn.functional as F
 import transformers
 
 import sua
-from sua.causal import tiny_llama
 from sua.generation import Entailment, GenerativeLM, generation_score, meaning_clusters
-from sua.models import EncoderClassifier, tiny_encoder
+from sua import EncoderClassifier, SUATrainer
+from sua.models.tiny import tiny_encoder, tiny_llama
 from sua.tasks import inputs
-from sua.training import SUATrainer
 
 SIZES = {"train": 320, "validation": 1, "calibration": 1, "test": 1}
 

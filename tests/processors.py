@@ -30,7 +30,7 @@ def measure(sizes, epochs) -> dict[str, np.ndarray]:
 
     import sua
     from sua import metrics, theory
-    from sua.report import score_all
+    from sua.study.report import score_all
 
     torch.set_num_threads(1)
     found = {}

@@ -1,6 +1,5 @@
 """Predictions: what is refused and how it is said, what is kept exactly, and the orbits that predict() asks for."""
 
-import importlib
 import json
 
 import numpy as np
@@ -11,11 +10,10 @@ import pytest
 from datasets import Dataset
 from scipy.stats import binom, chisquare
 
-from sua import CallableModel, Predictions, load_task, predict
-from sua.models import tiny_encoder
+from sua import CallableModel, Predictions, load_task, predict, predictions
+from sua.models.tiny import tiny_encoder
 from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, variants
 
-MODULE = importlib.import_module("sua.predict")  # sua.predict itself is the function
 P = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
 OLD = ("probs", "perturbed", "labels", "label_dist", "clarified", "weights", "samples", "n_classes", "ids")  # schema 1
 FIELDS = (*OLD, "logits", "features", "dropout", "members")
@@ -113,7 +111,7 @@ def test_sums_within_tolerance_are_renormalised_and_exact_sums_left_alone():
 def test_half_precision_softmax_is_accepted():
     logits = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float16)
     half = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True, dtype=np.float16)
-    near = half[np.abs(half.astype(float).sum(-1) - 1) < MODULE.SUM_TOLERANCE]
+    near = half[np.abs(half.astype(float).sum(-1) - 1) < predictions.SUM_TOLERANCE]
     assert len(near) > 20
     np.testing.assert_allclose(Predictions(probs=near).probs.sum(-1), 1, rtol=0, atol=1e-15)
 
@@ -181,9 +179,9 @@ def test_load_refuses_foreign_and_newer_files(tmp_path, monkeypatch):
     pq.write_table(pa.table({"probs": [0.5]}), foreign)
     with pytest.raises(ValueError, match="foreign.parquet was not written by Predictions.save"):
         Predictions.load(foreign)
-    newer = MODULE.SCHEMA_VERSION + 1
+    newer = predictions.SCHEMA_VERSION + 1
     with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "SCHEMA_VERSION", newer)
+        patch.setattr(predictions, "SCHEMA_VERSION", newer)
         path = full().save(tmp_path / "newer.parquet")
     with pytest.raises(ValueError, match=f"schema {newer}.*update sua"):
         Predictions.load(path)

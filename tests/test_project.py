@@ -24,9 +24,9 @@ from scipy.special import logsumexp, rel_entr
 from sklearn.metrics import roc_auc_score
 
 from pins import unmet
-from sua import Predictions, report, run
-from sua.causal import tiny_llama
-from sua.models import tiny_encoder
+from sua import Predictions
+from sua.models.tiny import tiny_encoder, tiny_llama
+from sua.study import report, run
 from sua.tasks import inputs, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -122,8 +122,8 @@ def test_the_readme_examples_run(capsys, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     words = ["Which is larger? the Sun the Moon What floats on water? iron cork granite A. B. C. A B C (A) (B)"]
     local = tiny_llama(words, template="{question} {options} :", score="letter")
-    monkeypatch.setattr("sua.models.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
-    monkeypatch.setattr("sua.remote.RemoteLM", lambda url, name, cache: local)
+    monkeypatch.setattr("sua.models.load.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
+    monkeypatch.setattr("sua.models.remote.RemoteLM", lambda url, name, cache: local)
     own_model, of_hub, remote, written, clarified = spaces = ({}, {}, {}, {}, {})
     for example, space in zip(examples, spaces, strict=True):
         exec(example, space)  # noqa: S102 - the reader would run it too

@@ -20,7 +20,7 @@ import nbformat
 import pytest
 import websocket
 
-from sua import run
+from sua.study import run
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -145,10 +145,11 @@ def test_the_build_is_quiet_and_shows_what_was_run(tiny):
     for shown in ("up to date", str(manifest["seconds"]), str(manifest["peak_memory_mib"]),
                   manifest["machine"]["versions"]["numpy"], manifest["machine"]["device"]):
         assert shown in status
-    scores = pages(folder)[folder / "api/scores.html"].text
-    assert "Shannon entropy -sum p ln p over the last axis" in scores
-    modules = {file.stem for file in (ROOT / "sua").glob("*.py")} - {"__init__"}
-    assert modules == {file.stem for file in (folder / "api").glob("*.html")} - {"index"}
+    page = pages(folder)[folder / "api/divergences.html"].text
+    assert "Shannon entropy -sum p ln p over the last axis" in page
+    modules = {".".join(file.relative_to(ROOT / "sua").with_suffix("").parts).removesuffix(".__init__")
+               for file in (ROOT / "sua").rglob("*.py")} - {"__init__"}
+    assert {"scores", "scores.registry"} < modules == {file.stem for file in (folder / "api").glob("*.html")} - {"index"}
 
 
 def test_nothing_comes_from_elsewhere_and_no_link_is_broken(site):

@@ -22,7 +22,7 @@ from nbgrader.coursedir import CourseDirectory
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
-from sua.models import progress
+from sua.models.common import progress
 
 SOURCE = Path(__file__).resolve().parent / "source"
 COURSE = Path(__file__).resolve().parents[2] / "build" / "assignments"

@@ -5,11 +5,13 @@ notebooks, tables and figures, one page per module, and what the manifests say a
 """
 
 import argparse
-import ast
+import inspect
 import json
+import pkgutil
 import re
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -17,7 +19,8 @@ import pandas as pd
 from sphinx.cmd.build import main as sphinx
 
 import sua
-from sua import paths, report, run
+from sua import paths
+from sua.study import report, run
 
 TEACHING = ("notebooks/assignments/README", "notebooks/assignments/INSTRUCTOR")  # never the notebooks with solutions
 
@@ -68,11 +71,11 @@ def add_results(source: Path, profile: str) -> list[str]:
 def add_modules(source: Path) -> list[str]:
     """One page per module, in the words of its docstrings."""
     summaries = {}
-    for file in sorted(Path(sua.__file__).parent.glob("[!_]*.py")):
-        title = f"sua.{file.stem}"
-        write(source / f"api/{file.stem}.rst", f"{title}\n{'=' * len(title)}", f".. automodule:: {title}\n   :members:")
-        first = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))).split("\n\n")[0].replace("\n", " ")
-        summaries[file.stem] = f"- [`{title}`]({file.stem}.rst): {first}"
+    for _, title, _ in pkgutil.walk_packages(sua.__path__, "sua."):
+        page = title.removeprefix("sua.")
+        write(source / f"api/{page}.rst", f"{title}\n{'=' * len(title)}", f".. automodule:: {title}\n   :members:")
+        first = inspect.getdoc(import_module(title)).split("\n\n")[0].replace("\n", " ")
+        summaries[page] = f"- [`{title}`]({page}.rst): {first}"
     write(source / "api/index.md", "# Modules", "\n".join(summaries.values()), toctree(summaries, ":hidden:"))
     return ["api/index"]
 

@@ -1,0 +1,451 @@
+"""Abstention with a promise: a threshold on any score, certified on labelled calibration items, and its deployment.
+
+The promise needs no assumption on the score. It concerns inputs drawn like the calibration items, answered by the
+same model, with the score computed in the same way. A score is higher where an error is more likely: a rule answers
+where score <= threshold. Tied scores are answered all or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import deque
+from dataclasses import asdict, dataclass, field, fields
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import bdtr, rel_entr
+from scipy.stats import ks_2samp
+
+from ..inputs import as_inputs, expect, in_first_order, option_counts
+from ..perturb import variants
+from ..predictions import Predictions
+from ..scores import SCORES, score as score_of
+
+SCHEMA_VERSION = 1
+LEVELS = 20  # thresholds tried: the 5 %, 10 %, ..., 100 % quantiles of the separate split
+HELD_OUT = 0.2  # share of the calibration items that gives the thresholds where no separate split is given
+SKETCH = 200  # calibration scores kept for the drift check
+RECENT = 10_000  # incoming scores kept for the next drift check
+ABSTAIN = "ABSTAIN"
+
+
+def loss(predictions: Predictions, kind: str = "clean", seed: int = 0) -> np.ndarray:
+    """(N,) bool, the error that a rule is to control.
+
+    "clean" : wrong on x. "drawn" : wrong on one of the K variants, drawn uniformly, which certifies the mean risk under
+    perturbation (of variants that the score has seen; for an unseen one score K - 1 of them and take the last as the
+    loss). "any" : wrong on x or on any of its K variants; its mean is 1 - robust_accuracy. It says nothing about
+    the supremum over all variants.
+    """
+    if kind == "clean":
+        return predictions.is_error
+    wrong = predictions.perturbed_answers != predictions.require("labels")[:, None]
+    if kind == "drawn":
+        return wrong[np.arange(len(wrong)), np.random.default_rng(seed).integers(wrong.shape[1], size=len(wrong))]
+    expect(kind == "any", f"kind = {kind!r}: choose 'clean', 'drawn' or 'any'")
+    return predictions.is_error | wrong.any(1)
+
+
+def p_values(total, n, risk: float, binary: bool = True) -> np.ndarray:
+    """(m,) p-values of "mean loss > risk", from the summed loss `total` (m,) of `n` (m,) items; 1 where n = 0.
+
+    binary : P(Bin(n, risk) <= total), the exact test; it is <= delta iff the Clopper-Pearson upper limit at level
+    1 - delta is <= risk. Otherwise, for losses in [0, 1], the Hoeffding-Bentkus bound (Bates et al., JACM 2021).
+    """
+    total, n = np.asarray(total, dtype=np.float64), np.asarray(n, dtype=np.int64)
+    tail = bdtr(np.minimum(np.ceil(total), n), n, risk)
+    return tail if binary else np.minimum(np.exp(-n * _h1(total / np.maximum(n, 1), risk)), math.e * tail)
+
+
+def _h1(rate, risk):
+    """KL(Bernoulli(min(rate, risk)) || Bernoulli(risk)): Chernoff's exponent, 0 where rate >= risk."""
+    rate = np.minimum(rate, risk)
+    return rel_entr(rate, risk) + rel_entr(1 - rate, 1 - risk)
+
+
+def _fixed_sequence(p, delta, start):
+    """Indices that pass in rising order, the level of each test, and the tests to look at if none passes."""
+    return start + np.flatnonzero(np.logical_and.accumulate(p[start:] <= delta)), delta, [start]
+
+
+def _bonferroni(p, delta, start):
+    return np.flatnonzero(p <= delta / len(p)), delta / len(p), np.arange(len(p))
+
+
+def _bisection(p, delta, start):
+    level, low, high, visited = delta / (math.floor(math.log2(len(p))) + 1), 0, len(p) - 1, []
+    while low <= high:
+        visited.append((low + high) // 2)
+        low, high = (visited[-1] + 1, high) if p[visited[-1]] <= level else (low, visited[-1] - 1)
+    return [j for j in visited if p[j] <= level], level, visited
+
+
+SEARCHES = {"fixed-sequence": _fixed_sequence, "bonferroni": _bonferroni, "sgr": _bisection}
+METHODS = (*SEARCHES, "conformal-risk")
+
+
+class Drift(NamedTuple):
+    """Result of a drift check; true fields of a two-sample Kolmogorov-Smirnov test."""
+
+    void: bool
+    distance: float
+    p_value: float
+    message: str
+
+
+@dataclass(frozen=True)
+class AbstentionRule:
+    """Answer where score <= threshold (None: nowhere). Made by `fit`, `paper`, `at_coverage` or `from_json`.
+
+    risk_bound : the risk promised, None without guarantee. It bounds P(wrong | answered) with probability 1 - delta
+    over the calibration draw; for "conformal-risk" P(answered and wrong), on average over calibration draws.
+    coverage : share of the calibration items tested (not those that only gave thresholds) that it answers.
+    n : number of these items. why : the reason for the threshold, in words.
+    digest : sha256 of the calibration scores and losses. sketch : (score, number of calibration scores <= it) pairs.
+    """
+
+    threshold: float | None
+    method: str
+    why: str
+    risk_bound: float | None = None
+    delta: float | None = None
+    coverage: float | None = None
+    n: int = 0
+    score_name: str | None = None
+    parameters: dict = field(default_factory=dict)
+    k: int | None = None
+    digest: str | None = None
+    sketch: tuple[tuple[float, int], ...] = ()
+
+    @classmethod
+    def fit(cls, scores, is_error, *, risk: float, delta: float | None = None, thresholds=None,
+            method: str = "fixed-sequence", score_name: str | None = None, parameters: dict | None = None,
+            k: int | None = None) -> "AbstentionRule":
+        """The rule of largest coverage that can promise `risk` from labelled calibration items.
+
+        Parameters
+        ----------
+        scores : (N,) finite scores of items that had no part in the choice of the score or of its parameters.
+        is_error : (N,) bool or 0/1 integers (exact binomial test), or a loss in [0, 1] as floats (Hoeffding-Bentkus,
+            even where all values are 0 or 1: the test must not be chosen by the values). See `loss`.
+        risk, delta : the promise P(selective risk > risk) <= delta. "conformal-risk" takes no notice of delta.
+        thresholds : (M,) scores of other items, labels not needed; their 20 quantiles 5 %, ..., 100 % are tried (all
+            of them where M <= 20, so that thresholds of one's own choice pass unchanged). None: a fixed random fifth
+            of the calibration items gives the thresholds and is left out of the test, so that the promise stands.
+        method : "fixed-sequence", thresholds tested in rising order at level delta until one fails, from the first that
+            is expected to answer twice the ln(delta) / ln(1 - risk) items that an error-free test needs; any score.
+            "bonferroni", all m tested at delta / m, the largest that passes; any score, better where the risk first
+            exceeds and later falls below the target.
+            "sgr", bisection (Geifman & El-Yaniv, NeurIPS 2017) at delta / (floor(log2 m) + 1); proved only
+            where the true selective risk does not fall as the threshold rises: SUA need not be such a score.
+            "conformal-risk", E[loss * answered] <= risk (Angelopoulos et al., ICLR 2024): the joint error.
+        score_name, parameters, k : what was calibrated; `accept` refuses another.
+
+        Where no threshold passes the rule abstains on everything, and `why` says how many items would be needed.
+        Raises ValueError for non-finite scores, losses outside [0, 1], or a risk or delta outside (0, 1).
+        """
+        expect(method in METHODS, f"method = {method!r}: choose one of {', '.join(METHODS)}")
+        conformal = method == "conformal-risk"
+        for name, value in (("risk", risk), ("delta", delta))[:1 if conformal else 2]:
+            expect(value is not None and 0 < value < 1, f"{name} = {value}: give a number strictly between 0 and 1")
+        scores = _finite("scores", scores)
+        losses, binary = _losses(is_error, len(scores))
+        tested = slice(None)
+        if thresholds is None:
+            expect(len(scores) >= 2, "one calibration item cannot give both thresholds and a test: give more")
+            order = np.random.default_rng(0).permutation(len(scores))
+            held = math.ceil(HELD_OUT * len(scores))
+            thresholds, tested = scores[order[:held]], order[held:]
+        tau, share = _quantiles(_finite("thresholds", thresholds))
+        answered = scores[tested][:, None] <= tau
+        n, count, total = len(answered), answered.sum(0), losses[tested] @ answered
+
+        if conformal:
+            passing, level, tried = np.flatnonzero(total + 1 <= risk * (n + 1)), None, [0]
+        else:
+            enough = n * share >= 2 * math.ceil(math.log(delta) / math.log1p(-risk))
+            start = int(np.argmax(enough)) if enough.any() else len(tau) - 1
+            passing, level, tried = SEARCHES[method](p_values(total, count, risk, binary), delta, start)
+        if len(passing):
+            best = passing[-1]
+            threshold, coverage = float(tau[best]), float(count[best] / n)
+            why = f"{total[best]:.6g} errors (summed loss) among the {count[best]} of {n} calibration items answered"
+        else:
+            threshold, coverage = None, 0.0
+            why = _shortage(total[tried], count[tried], n, risk, level, len(scores))
+        return cls(threshold, method, why, float(risk), None if conformal else float(delta), coverage, n, score_name,
+                   _plain(parameters), k, _digest(scores, losses), _sketch(scores, threshold))
+
+    @classmethod
+    def paper(cls, tau: float = 0.0, *, parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
+        """Answer where SUA <= tau (arXiv 2604.20903, Prop. 4.8). No guarantee: the printed bound is false."""
+        return cls(float(tau), "paper", "SUA <= tau, as printed; the bound claimed for it has counterexamples",
+                   score_name="sua", parameters=_plain(parameters), k=k)
+
+    @classmethod
+    def at_coverage(cls, scores, coverage: float, *, score_name: str | None = None, parameters: dict | None = None,
+                    k: int | None = None) -> "AbstentionRule":
+        """The smallest threshold that answers at least `coverage` of the (N,) scores. No labels, no guarantee."""
+        expect(0 < coverage <= 1, f"coverage = {coverage}: give a share in (0, 1]")
+        scores = _finite("scores", scores)
+        threshold = float(np.sort(scores)[math.ceil(coverage * len(scores) - 1e-9) - 1])
+        return cls(threshold, "coverage", f"answers at least {coverage:.6g} of the items it was set on; risk unknown",
+                   coverage=float((scores <= threshold).mean()), n=len(scores), score_name=score_name,
+                   parameters=_plain(parameters), k=k, digest=_digest(scores), sketch=_sketch(scores, threshold))
+
+    def accept(self, scores, *, score_name=None, parameters=None, k=None) -> np.ndarray:
+        """(N,) bool, True where the input may be answered.
+
+        What is said about the scores must agree with what was calibrated. Raises ValueError for another score_name,
+        other parameters, another k, or a NaN score.
+        """
+        said = dict(score_name=score_name, parameters=None if parameters is None else _plain(parameters), k=k)
+        for name, value in said.items():
+            mine = getattr(self, name)
+            expect(value is None or mine is not None, f"this rule does not say for which {name} it was calibrated: "
+                   f"fit it with {name}={value!r} if that is what its scores are")
+            expect(value is None or value == mine, f"this rule was calibrated for {name} = {mine!r}, not {value!r}: "
+                   "compute that score, or fit a rule for this one")
+        scores = np.asarray(scores, dtype=np.float64)
+        expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an input "
+               "without a score can be neither answered nor counted as abstained")
+        return np.zeros(scores.shape, dtype=bool) if self.threshold is None else scores <= self.threshold
+
+    def drift(self, scores, false_alarm: float = 0.01) -> Drift:
+        """Do the (M,) scores of incoming inputs still follow the calibration scores? Labels not needed.
+
+        Two-sample Kolmogorov-Smirnov test at the sketched scores up to the threshold (beyond it a score counts only
+        as "abstained", so lower bounds will do). Its distance never exceeds that of the full samples, so
+        under no drift P(void) <= false_alarm for each check on new inputs, ties included. Silence proves nothing: the
+        labels may drift while the scores do not.
+        """
+        expect(self.sketch, "this rule holds no calibration scores to compare with: use AbstentionRule.fit")
+        expect(len(scores), "no scores to compare with calibration: answer some inputs first")
+        self.accept(scores)
+        size, sketch = self.sketch[-1][1], np.array(self.sketch)
+        points, below = sketch[self.accept(sketch[:, 0])].T
+        old = np.repeat(np.arange(len(points) + 1), np.diff([0, *below, size]).astype(int))
+        distance, p_value = map(float, ks_2samp(old, np.searchsorted(points, scores))[:2])
+        void = p_value <= false_alarm
+        verdict = (("guarantee void" if self.risk_bound is not None else "coverage target void") +
+                   ": incoming scores differ from calibration; label new items and fit again"
+                   if void else "no drift seen in the scores")
+        return Drift(void, distance, p_value, f"{verdict} (Kolmogorov-Smirnov distance {distance:.3f}, {len(scores)} "
+                     f"against {size} inputs, p = {p_value:.3g}, false-alarm rate {false_alarm:g})")
+
+    def to_json(self) -> str:
+        """The rule as JSON text, with a checksum of its content. Identity and promise travel with the threshold."""
+        content = {"schema": SCHEMA_VERSION, **asdict(self)}
+        return json.dumps(content | {"checksum": _checksum(content)}, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "AbstentionRule":
+        """Read what `to_json` wrote. ValueError for other text, a newer schema, or content changed since."""
+        try:
+            content = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not the JSON text of an AbstentionRule ({error}): give what to_json returned") from None
+        expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
+               "not the JSON text of an AbstentionRule (no schema): give what to_json returned")
+        schema = content["schema"]
+        expect(schema <= SCHEMA_VERSION, f"the rule has schema {schema}, this version of sua reads up to "
+               f"{SCHEMA_VERSION}: update sua")
+        checksum = content.pop("checksum", None)
+        expect(checksum == _checksum(content) and content.keys() == {"schema", *(f.name for f in fields(cls))},
+               "the rule was changed after it was written (its checksum differs): its promise is void; fit again")
+        del content["schema"]
+        return cls(**content | {"sketch": tuple(map(tuple, content["sketch"]))})
+
+    def __str__(self):
+        what = f"{self.score_name or 'score'}{self.parameters or ''}{f' (K = {self.k})' if self.k else ''}"
+        if self.threshold is None:
+            return f"Abstain on everything, whatever the {what}.\nWhy: {self.why}."
+        if self.risk_bound is None:
+            promise = "No guarantee on the risk."
+        else:
+            when, whom = (("on average over", "of all inputs are answered and wrong") if self.delta is None else
+                          (f"with probability {1 - self.delta:.6g} over", "of the answered inputs are wrong"))
+            promise = (f"Promise: {when} the calibration draw, at most {self.risk_bound:.2%} {whom} (mean loss)\n"
+                       "where inputs are drawn like the calibration items, for the same model, perturbation and score.")
+        seen = "" if self.coverage is None else f"\nIt answers {self.coverage:.1%} of {self.n} calibration items."
+        why = f"Why: {self.method}, {self.why}."
+        return f"Answer where {what} <= {self.threshold:.6g}, else abstain.\n{promise}{seen}\n{why}"
+
+
+class Answer(NamedTuple):
+    """answer : class index or ABSTAIN. score : exact if answered, else possibly a lower bound above the threshold."""
+
+    answer: int | str
+    score: float
+    reason: str
+
+
+# For these, counting the variants not yet seen as x itself gives a lower bound on the final score. Only abstention
+# exits early: the score of an answered input is complete, so that drift can be tested on it.
+LOWER_BOUNDED = {"disagreement", "sua", "sua_positive", "sensitivity", "sensitivity_reverse_kl", "sensitivity_js",
+                 "sensitivity_tv"}
+
+
+class SelectiveModel:
+    """A model that answers or abstains by a rule: `SelectiveModel(model, perturbation, "sua", rule).answer(inputs)`.
+
+    model : anything with predict_proba(inputs) -> (N, C). perturbation : anything with sample(input, k, rng) -> k
+    inputs; unused (None will do) for scores of x alone. score, k : must be those of the rule; k defaults to the rule's.
+    Inputs, and options that a variant has in another order, are read as by sua.predict.
+    The variants of an input depend on `seed` and the input only: alone or in a batch it gets the same decision.
+
+    Cost: 1 forward pass per input for scores of x alone, else at most K + 1. With early_exit an input on which
+    the first variants already force abstention costs no more passes; decisions are the same. Counted in `passes`.
+    """
+
+    def __init__(self, model, perturbation, score: str, rule: AbstentionRule, k: int | None = None, seed: int = 0,
+                 early_exit: bool = True):
+        rule.accept([], score_name=score, k=k)
+        expect(score in SCORES and set(SCORES[score].needs) <= {"probs", "perturbed"},
+               f"score {score!r} cannot be computed from a model and variants alone; for a chosen lambda use "
+               "score_name='sua', parameters={'lam': ...}")
+        self.k = (rule.k or 0) if "perturbed" in SCORES[score].needs else 0
+        expect(self.k or "perturbed" not in SCORES[score].needs,
+               f"score {score!r} needs variants, but the rule holds k = {rule.k}: fit it with k=K")
+        self.model, self.perturbation, self.score, self.rule, self.seed = model, perturbation, score, rule, seed
+        self.early_exit = early_exit and score in LOWER_BOUNDED
+        self.inputs = self.passes = 0
+        self.void: str | None = None
+        self._recent = deque(maxlen=RECENT)
+
+    def __repr__(self):
+        return (f"SelectiveModel({self.score}): {self.inputs} inputs, {self.passes} forward passes "
+               f"(at most {self.k + 1} per input){'; ' + self.void if self.void else ''}\n{self.rule}")
+
+    def answer(self, inputs) -> list[Answer] | Answer:
+        """One (answer or ABSTAIN, score, reason) per input of a list or array; one Answer for any other object."""
+        inputs = inputs.tolist() if hasattr(inputs, "tolist") else inputs
+        if not isinstance(inputs, list):
+            return self.answer([inputs])[0]
+        if not len(inputs):
+            return []
+        inputs = as_inputs(inputs)
+        probs = self._predict([(x,) for x in inputs])
+        counts = option_counts(inputs, probs.shape[1])
+        perturbed = np.repeat(probs[:, None], max(self.k, 1), axis=1)
+        drawn = variants(inputs, self.perturbation, self.k, self.seed) if self.k else []
+        scores, seen = self._scores(probs, perturbed, counts), np.zeros(len(probs), dtype=int)
+        for j in range(self.k):
+            rows = np.flatnonzero(self.rule.accept(scores)) if self.early_exit else np.arange(len(probs))
+            if not len(rows):
+               break
+            found = self._predict([(inputs[row], drawn[row][j]) for row in rows])
+            perturbed[rows, j] = np.pad(found, ((0, 0), (0, probs.shape[1] - found.shape[1])))  # fewer options here
+            scores[rows] = self._scores(probs[rows], perturbed[rows], counts and [counts[row] for row in rows])
+            seen[rows] += 1
+        self.inputs += len(probs)
+        self._recent.extend(scores.tolist())
+        accepted = self.rule.accept(scores)
+        return [Answer(int(p.argmax()) if yes else ABSTAIN, float(s), self._reason(s, yes, m))
+               for p, s, yes, m in zip(probs, scores, accepted, seen)]
+
+    def check_drift(self, false_alarm: float = 0.01) -> Drift:
+        """Compare the scores since the last check with calibration; after an alarm every reason says so.
+
+        Each check tests inputs of its own, so the false-alarm rate holds for each one.
+        """
+        drift = self.rule.drift(list(self._recent), false_alarm)
+        self._recent.clear()
+        if drift.void:
+            self.void = drift.message
+        return drift
+
+    def _predict(self, orbits):
+        """(N, C) for the last member of each orbit, its options in the order of the first member."""
+        self.passes += len(orbits)
+        probs = Predictions(probs=self.model.predict_proba([orbit[-1] for orbit in orbits])).probs
+        expect(len(probs) == len(orbits), f"the model returned {len(probs)} rows for {len(orbits)} inputs: return one "
+               "row of class probabilities per input, in their order")
+        members = np.repeat(probs[:, None], len(orbits[0]), axis=1)
+        return in_first_order(members, orbits)[:, -1]
+
+    def _scores(self, probs, perturbed, counts):
+        return score_of(Predictions(probs=probs, perturbed=perturbed, n_classes=counts), self.score,
+                        **self.rule.parameters)
+
+    def _reason(self, score, accepted, seen):
+        if self.rule.threshold is None:
+            reason = f"abstains on everything: {self.rule.why}"
+        else:
+            reason = f"{self.score} {score:.4g} {'<=' if accepted else '>'} {self.rule.threshold:.4g}"
+            reason += f" after {seen} of {self.k} variants" if seen < self.k else ""
+        return f"{self.void}. {reason}" if self.void else reason
+
+
+def _finite(name, values):
+    array = np.asarray(values, dtype=np.float64)
+    expect(array.ndim == 1 and len(array), f"{name} has shape {array.shape}: give a vector with at least one value")
+    bad = ~np.isfinite(array)
+    expect(not bad.any(), lambda: f"{name}[{int(np.argmax(bad))}] = {array[bad][0]}: give finite scores")
+    return array
+
+
+def _losses(is_error, n):
+    """(losses as float64, whether they are errors by type), validated."""
+    array = np.asarray(is_error)
+    expect(array.shape == (n,), f"is_error has shape {array.shape}, scores ({n},): give one loss per score")
+    expect(array.dtype.kind in "buif", f"is_error has dtype {array.dtype}: give booleans, 0/1, or losses in [0, 1]")
+    binary = array.dtype.kind in "bui"
+    bad = ~((array == 0) | (array == 1) if binary else (array >= 0) & (array <= 1))
+    expect(not bad.any(), lambda: f"is_error[{int(np.argmax(bad))}] = {array[bad][0]}: give 1 for a wrong answer and "
+            "0 for a right one, or losses in [0, 1] as floats")
+    return array.astype(np.float64), binary
+
+
+def _quantiles(scores):
+    """Distinct quantiles at 1/LEVELS, ..., 1, taken from the scores themselves, and the share of scores <= each."""
+    ordered, n = np.sort(scores), len(scores)
+    tau = np.unique(ordered[-(-n * np.arange(1, LEVELS + 1) // LEVELS) - 1])
+    return tau, np.searchsorted(ordered, tau, side="right") / n
+
+
+def _shortage(total, count, n, risk, level, given):
+    """Why no threshold passed, and how many calibration items would do if the error rates stayed as seen.
+
+    Chernoff: n >= ln(1 / level) / KL(rate || risk) accepted items suffice, exactly so at rate 0.
+    """
+    if level is None:
+        rate = total / n
+        needed = (1 - risk) / np.where(rate < risk, risk - rate, np.nan)
+    else:
+        rate, share = total / np.maximum(count, 1), np.maximum(count, 1) / n
+        needed = -math.log(level) / np.where(rate < risk, _h1(rate, risk), np.nan) / share
+    if np.isnan(needed).all():
+        return (f"the lowest error rate seen where it counts, {rate.min():.3g}, is not below the risk {risk:.3g}: a "
+               "larger calibration set would not help; use a better score or allow more risk")
+    best = np.nanargmin(needed)
+    return (f"{given} calibration items are too few to certify a risk of {risk:.3g}; if the error rate seen stays at "
+            f"{rate[best]:.3g}, about {math.ceil(needed[best] * given / n)} would be needed")
+
+
+def _sketch(scores, threshold):
+    """Up to SKETCH quantiles of the scores, and the threshold, each with the number of scores <= it."""
+    ordered, n = np.sort(scores), len(scores)
+    points = ordered[(n - 1) * np.arange(SKETCH) // (SKETCH - 1)]
+    points = np.unique(points if threshold is None else np.append(points, threshold))
+    below = np.searchsorted(ordered, points, side="right")
+    return tuple(zip(points.tolist(), below.tolist()))
+
+
+def _plain(parameters):
+    """`parameters` as JSON would return them, so that a rule read back compares equal."""
+    try:
+        return json.loads(json.dumps(parameters or {}, default=lambda value: value.item(), allow_nan=False))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"parameters = {parameters!r} cannot be saved as JSON ({error}): give numbers and text, "
+                         "e.g. {'lam': 0.5} for the lambda that calibration chose") from None
+
+
+def _digest(*arrays):
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+def _checksum(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

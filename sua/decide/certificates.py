@@ -1,0 +1,290 @@
+"""What can be said about a model without a label, with confidence 1 - delta: tools of the repaired theory.
+
+The bounds on errors read x and its K variants as K + 1 exchangeable members of one orbit: a pair is two different
+members in random order. Its law is symmetric whatever the kernel, which is all that Theorems 7 and 8 ask for. The
+errors they speak of are therefore those on the pooled orbits (weight 1 / (K + 1) on x), not on x alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+from scipy.stats import beta
+
+from ..divergences import DIVERGENCES, divergence_named, entropy
+from ..inputs import expect
+from ..metrics import auroc
+from ..predictions import Predictions
+from ..scores import margin
+from ..theory.numbers import LAMBDA_JS, LAMBDA_TV, LN2, binormal_auroc, binormal_lambda, js_cost, unseen_share
+
+ITEMS = "items are drawn independently, one orbit each"
+MEANING = "x and its variants share one label law (meaning is preserved)"
+POOLED = "the statement is about the pooled orbits: x and its K variants with equal weight"
+
+
+@dataclass(frozen=True)
+class ErrorFloor:
+    """At least `bound` of the answers are wrong. flips of n pairs disagree; `plain` = flips / (2 n), without delta."""
+
+    bound: float
+    plain: float
+    flips: int
+    n: int
+    k: int
+    delta: float
+    assumptions: tuple[str, ...]
+
+    def __str__(self):
+        return (f"With confidence {1 - self.delta:.6g}, at least {self.bound:.2%} of the answers are wrong; no label "
+                f"was used.\n{self.flips} of {self.n} pairs disagree (half of that: {self.plain:.2%}); K = {self.k}.\n"
+                + _listed(self.assumptions))
+
+
+def error_floor(predictions: Predictions, delta: float = 0.05, seed: int = 0) -> ErrorFloor:
+    """Label-free lower bound on the error rate: half of the Clopper-Pearson lower limit of the flip rate.
+
+    One pair per item, drawn with `seed`; if its two answers differ, one of them is wrong for any label (Theorem 7).
+    Holds with probability >= 1 - delta, exactly. ValueError for a delta outside (0, 1) or without variants.
+    """
+    _check_delta(delta)
+    first, second = _pairs(predictions, seed)
+    flips, n = int((first.argmax(-1) != second.argmax(-1)).sum()), len(predictions)
+    low = float(beta.ppf(delta, flips, n - flips + 1)) if flips else 0.0
+    return ErrorFloor(low / 2, flips / (2 * n), flips, n, predictions.perturbed.shape[1], delta,
+                      (ITEMS, MEANING, POOLED))
+
+
+@dataclass(frozen=True)
+class Misalignment:
+    """The canonical calibration error E TV(p, E[p*|p]) is at least `bound` (0: the certificate is silent).
+
+    plain : the estimate behind it, without delta (may be negative). sensitivity, entropy : pooled means of S and H
+    (nats). sua : their mean S - lam H at the sharp lam. groups : {group: (items, plain, bound)}, if groups were given.
+    """
+
+    bound: float
+    plain: float
+    sensitivity: float
+    entropy: float
+    sua: float
+    lam: float
+    divergence: str
+    n: int
+    k: int
+    delta: float
+    groups: dict
+    assumptions: tuple[str, ...]
+
+    def __str__(self):
+        verdict = (f"this model is miscalibrated by at least {self.bound:.4f}" if self.bound > 0 else
+                   "nothing can be said against its calibration")
+        table = "".join(f"  group {name}: n = {n}, estimate {plain:.4f}, at least {low:.4f}\n"
+                        for name, (n, plain, low) in self.groups.items())
+        return (f"With confidence {1 - self.delta:.6g}, {verdict}; no label was used.\nEstimate of the lower bound: "
+                f"{self.plain:.4f} from {self.n} items, K = {self.k}; mean S_{self.divergence} = "
+                f"{self.sensitivity:.4f}, mean H = {self.entropy:.4f} nats, mean SUA at lambda = {self.lam:.4f}: "
+                f"{self.sua:.4f}.\n"
+                f"{table}{_listed(self.assumptions)}")
+
+
+def misalignment_test(predictions: Predictions, delta: float = 0.05, divergence: str = "tv", groups=None,
+                      seed: int = 0) -> Misalignment:
+    """Label-free lower bound on the calibration error: a calibrated model cannot move more than its entropy allows.
+
+    divergence : "tv", calibration error >= (E S_TV - 2 E G) / 2, G = 1 - sum p^2, which is at least
+        (E S_TV - E H_bits) / 2. "js", >= (E S_JS - E sum p w(p)) / (2 ln 2), w as in `sua.theory.js_cost`, which is
+        at least (E S_JS - 0.6226 E H) / (2 ln 2). (Theorem 8; both constants are sharp.)
+    groups : (N,) group of each item, fixed without these items' pairs, e.g. on a separate split. The bound is then
+        sum_g (n_g / N) bound_g on the mean calibration error within groups, all groups at once (delta / #groups each).
+        A mean over all items can hide a miscalibrated group behind the entropy of the others; groups find it.
+    seed : order in which the betting bound reads the items.
+
+    Finite sample: the statistic of an item is its mean over all pairs of the orbit, bounded, so the lower limit is that
+    of a betting martingale (`mean_lower_bound`), valid at every n.
+    ValueError for a delta outside (0, 1), another divergence, or groups of another length.
+    """
+    _check_delta(delta)
+    expect(divergence in ("tv", "js"), f"divergence = {divergence!r}: choose 'tv' or 'js'; no constant exists for KL")
+    orbit = predictions.orbit
+    n, members, classes = orbit.shape
+    cost, scale, lam = ((2 * (1 - (orbit**2).sum(-1)), 2, LAMBDA_TV) if divergence == "tv" else
+                        (js_cost(orbit), 2 * LN2, LAMBDA_JS))
+    moved = sum(DIVERGENCES[divergence](orbit, orbit[:, [j]]).sum(-1) for j in range(members))
+    moved = moved / (members * (members - 1))
+    excess = (moved - cost.mean(-1)) / scale  # between 1/C - 1 and 1/2
+    order = np.random.default_rng(seed).permutation(n)
+    groups = np.zeros(n, dtype=int) if groups is None else np.asarray(groups)
+    expect(groups.shape == (n,), f"groups has shape {groups.shape}, expected ({n},): give one group per item")
+    names, index = np.unique(groups, return_inverse=True)
+    table = {}
+    for g, name in enumerate(names):
+        mine = excess[order[index[order] == g]]
+        low = max(0.0, float(mean_lower_bound(mine, delta / len(names), 1 / classes - 1, 0.5)))
+        table[name.item()] = (len(mine), float(mine.mean()), low)
+    s, h = float(moved.mean()), float(entropy(orbit).mean())
+    assumptions = (ITEMS, MEANING, POOLED)
+    if len(names) > 1:
+        assumptions += ("groups were fixed without these items' pairs; the bound is on the calibration error within "
+                        "groups, weighted by their shares here",)
+    return Misalignment(sum(m * low for m, _, low in table.values()) / n, float(excess.mean()), s, h, s - lam * h,
+                        float(lam), divergence, n, members - 1, delta, table if len(names) > 1 else {}, assumptions)
+
+
+def mean_lower_bound(values, delta: float, low: float, high: float) -> np.ndarray:
+    """(...) lower confidence limit of the mean of independent values (..., n) in [low, high]; P(limit > mean) <= delta.
+
+    A gambler bets that the mean exceeds m, with stakes that depend on the past alone; if the mean is m, the capital is
+    a martingale and exceeds 1 / delta with probability <= delta (Ville). The limit is the smallest m not so refuted.
+    Stakes as in Waudby-Smith & Ramdas, JRSSB 2024: they adapt to the variance, which Hoeffding's bound cannot.
+    """
+    x = (np.asarray(values, dtype=np.float64) - low) / (high - low)
+    n, steps = x.shape[-1], np.arange(1, x.shape[-1] + 1)
+    center = (0.5 + x.cumsum(-1)) / (steps + 1)
+    variance = (0.25 + ((x - center) ** 2).cumsum(-1)) / (steps + 1)
+    variance = np.concatenate([np.full((*x.shape[:-1], 1), 0.25), variance[..., :-1]], -1)  # of the past
+    stake = np.sqrt(2 * math.log(1 / delta) / (n * variance))
+    refuted, kept = np.zeros(x.shape[:-1]), np.ones(x.shape[:-1])
+    for _ in range(30):  # the capital falls as m rises: bisection
+        m = (refuted + kept)[..., None] / 2
+        capital = np.log1p(np.minimum(stake, 0.75 / m) * (x - m)).cumsum(-1).max(-1)
+        wins = capital >= math.log(1 / delta)
+        refuted, kept = np.where(wins, m[..., 0], refuted), np.where(wins, kept, m[..., 0])
+    return low + (high - low) * refuted
+
+
+@dataclass(frozen=True)
+class StabilityCertificate:
+    """Which answers cannot have flipped on the variants seen, and what that says about those not seen.
+
+    stable : (N,) bool, worst TV seen < m / 2. radius : (N,) m / 2, no variant nearer than this flips the answer.
+    moved : (N,) worst TV seen. bound : share of Pi that may still flip a stable answer, 1 - delta^(1/K). needed : the K
+    that brings it to 5 %. certified : share of stable items.
+    """
+
+    bound: float
+    certified: float
+    stable: np.ndarray
+    radius: np.ndarray
+    moved: np.ndarray
+    k: int
+    needed: int
+    delta: float
+    assumptions: tuple[str, ...]
+
+    def __str__(self):
+        return (f"{self.stable.sum()} of {len(self.stable)} answers ({self.certified:.1%}) cannot have flipped: their "
+                f"output moved by less than half of its margin on all K = {self.k} variants seen.\nUnseen variants: "
+                f"up to {self.bound:.1%} of the kernel may still flip such an answer (confidence "
+                f"{1 - self.delta:.6g} per item); K = {self.needed} would bring this to 5 %.\n"
+                + _listed(self.assumptions))
+
+
+def stability_certificate(predictions: Predictions, delta: float = 0.05) -> StabilityCertificate:
+    """Answers whose output stays within half of its margin: a flip needs TV >= (m + m') / 2 (Theorem 5).
+
+    Among the variants seen this is certain. For those not seen: with probability 1 - delta over the K draws of an item,
+    at most `bound` of the kernel lies beyond the worst TV seen (Theorem 3d). So of all items at most a share delta is
+    expected to be called stable wrongly. It says that the answer does not move, not that it is right.
+    """
+    _check_delta(delta)
+    perturbed = predictions.require("perturbed")
+    moved = divergence_named("tv")(predictions.probs[:, None], perturbed).max(-1)
+    radius = -margin(predictions) / 2
+    stable = moved < radius
+    k = perturbed.shape[1]
+    return StabilityCertificate(float(unseen_share(k, delta)), float(stable.mean()), stable, radius, moved, k,
+                                math.ceil(math.log(delta) / math.log(0.95)), delta,
+                                ("variants of an item are drawn independently from the kernel",
+                                 "the tolerance holds for each item separately, before looking at which are stable"))
+
+
+@dataclass(frozen=True)
+class LambdaDiagnosis:
+    """The binormal picture of errors in the (S, H) plane; `bound` = the AUROC that no S - lambda H exceeds in it.
+
+    d_s, d_h : shifts of S and H on errors, in within-class standard deviations; rho : within-class correlation.
+    lam : best lambda in raw units, interval : its bootstrap 95 % interval. auroc : {"S", "H", "S - H"}: measured.
+    helps : True if the whole interval is > 0, False if it is <= 0, else None.
+    """
+
+    bound: float
+    lam: float
+    interval: tuple[float, float]
+    helps: bool | None
+    d_s: float
+    d_h: float
+    rho: float
+    auroc: dict
+    n: int
+    errors: int
+    assumptions: tuple[str, ...]
+
+    def __str__(self):
+        verdict = {True: "A lambda > 0 helps: at equal S, errors have lower entropy.",
+                   False: "No lambda > 0 can help: at equal S, errors have no lower entropy. Use S, or add H to it.",
+                   None: "Undecided: the data allow either sign of lambda."}[self.helps]
+        measured = ", ".join(f"{name} {value:.3f}" for name, value in self.auroc.items())
+        low, high = self.interval
+        return (f"{verdict}\nBest lambda {self.lam:.3g}, 95 % interval [{low:.3g}, {high:.3g}]; lambda > 0 needs "
+                f"d_H < rho d_S: {self.d_h:.3f} against {self.rho * self.d_s:.3f} (d_S = {self.d_s:.3f}, "
+                f"rho = {self.rho:.3f}).\nAUROC: {measured}; no lambda beats {self.bound:.3f} in the binormal picture "
+                f"({self.errors} errors of {self.n} items).\n" + _listed(self.assumptions))
+
+
+def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> LambdaDiagnosis:
+    """Can S - lambda H with lambda > 0 rank errors better than S alone? (Theorems 13 and 14.)
+
+    S, H : (N,) sensitivity and entropy (nats). is_error : (N,) bool. Binormal (LDA) estimate with the mean of the two
+    within-class covariances; percentile bootstrap over items. lambda* > 0 iff d_H < rho d_S: entropy must be lower on
+    errors than its correlation with S explains. Raises SingleClassError where there is no error or nothing else,
+    ValueError for lengths that differ, NaN, or fewer than two items of a class.
+    """
+    S, H = np.asarray(S, dtype=np.float64), np.asarray(H, dtype=np.float64)
+    measured = {"S": auroc(is_error, S), "H": auroc(is_error, H), "S - H": auroc(is_error, S - H)}
+    wrong, n = np.asarray(is_error).astype(bool), len(S)
+    expect(min(wrong.sum(), n - wrong.sum()) >= 2, f"{wrong.sum()} errors among {n} items: a class needs two items")
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    counts = np.vstack([np.ones((1, n), dtype=int), counts])
+    d_s, d_h, rho, unit = _binormal(S, H, wrong, counts)
+    lam = binormal_lambda(d_s, d_h, rho) * unit
+    low, high = np.percentile(lam[1:][~np.isnan(lam[1:])], (2.5, 97.5), method="inverted_cdf")
+    best = binormal_lambda(d_s[0], d_h[0], rho[0])
+    ceiling = binormal_auroc(d_s[0], d_h[0], rho[0], best) if np.isfinite(best) else ndtr(abs(d_h[0]) / np.sqrt(2))
+    helps = True if low > 0 else False if high <= 0 else None
+    return LambdaDiagnosis(float(ceiling), float(lam[0]), (float(low), float(high)), helps, float(d_s[0]),
+                           float(d_h[0]), float(rho[0]), measured, n, int(wrong.sum()),
+                           ("(S, H) is near normal within errors and within right answers, with like covariances",
+                            "items are independent; lambda is for other items than these, or it is chosen in-sample"))
+
+
+def _binormal(S, H, wrong, counts):
+    """(d_S, d_H, rho, sd_S / sd_H), each (B,), on resamples given as counts (B, N); NaN where a class is gone."""
+    shift, second, products = 0, 0, lambda s, h: np.stack([s**2, h**2, s * h], -1)
+    for sign, rows in ((1, wrong), (-1, ~wrong)):
+        weight = counts[:, rows] / np.where(counts[:, rows].any(1), counts[:, rows].sum(1), np.nan)[:, None]
+        mean = weight @ np.stack([S[rows], H[rows]], -1)
+        shift = shift + sign * mean
+        second = second + (weight @ products(S[rows], H[rows]) - products(*mean.T)) / 2
+    sd = np.sqrt(np.maximum(second[:, :2], np.finfo(float).tiny))
+    return *(shift / sd).T, second[:, 2] / sd.prod(1), sd[:, 0] / sd[:, 1]
+
+
+def _pairs(predictions, seed):
+    """Two different members of each orbit in random order: (N, C), (N, C)."""
+    orbit, rng = predictions.orbit, np.random.default_rng(seed)
+    n, members = orbit.shape[:2]
+    first = rng.integers(members, size=n)
+    second = (first + rng.integers(1, members, size=n)) % members
+    return orbit[np.arange(n), first], orbit[np.arange(n), second]
+
+
+def _check_delta(delta):
+    expect(0 < delta < 1, f"delta = {delta}: give a number strictly between 0 and 1, e.g. 0.05")
+
+
+def _listed(assumptions):
+    return "Assumes: " + "; ".join(assumptions) + "."

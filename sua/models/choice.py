@@ -1,0 +1,352 @@
+"""Causal language models as distributions over options: the softmax of ln p(option | prompt).
+
+Prompt and option are tokenised together, since a tokenizer may merge across their boundary. The tokens that the prompt
+alone and the prompt with any of its options all begin with are the trunk; everything after it is scored. So the scores
+of a question's options differ exactly as ln p of the whole texts does.
+
+One forward pass reads the tokens of a batch as a forest: the trunk once for its options, and once for all inputs that
+begin alike. A token attends to the tokens before it in its own text, at the positions these have there. Where that
+would save little, each text is read by itself, so that no batch costs more than its texts would in a plain loop; but
+in stochastic passes the options of an input always share one trunk, and inputs share nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Mapping, Sequence
+
+import numpy as np
+
+from ..inputs import LETTERS, Input, has_options, lettered
+from .common import wide
+from .encoder import EncoderClassifier
+
+TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "letter": "{question}\n{options}\nAnswer:"}
+ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
+NEVER = 1 << 30
+KNOWN = 100_000  # inputs whose rows are kept
+LITTLE = 0.05  # sharing that saves no more than this part of a pass is not worth the attention mask that it takes
+
+
+class ChoiceLM(EncoderClassifier):
+    """A causal language model that chooses among options, with its tokenizer.
+
+    An input is a tuple (question, option_1, ..., option_C) or {"question": ..., "choices": [...]}; where the number of
+    options varies, C is the largest and absent ones get probability 0. With `answers`, labels that are the options of
+    every input, an input is a text or a pair of texts.
+
+    score : "sum" of ln p over an option's tokens, their "mean", or "letter": the prompt lists the options as A. B. C.
+        and their letters are compared.
+    template : format string of the prompt, with the fields {question} (a pair's texts, a line each), {0} and {1} (the
+        texts apart) and {options} (the list with letters). A space stands between prompt and option.
+    batch_size : texts per forward pass, one for each option, or one for all options of one token.
+    max_length : tokens at which a prompt with its longest option is cut, at the prompt's beginning.
+
+    "logits" of `outputs` are the scores, "features" the last hidden state at the prompt's last token.
+    ValueError for inputs of another form, and for models whose layers do not take an attention mask of their own.
+    """
+
+    adapter_task = "CAUSAL_LM"
+
+    def __init__(self, model, tokenizer, *, answers: Sequence[str] | None = None, score: str = "sum",
+                 template: str | None = None, batch_size: int = 64, max_length: int = 1024, name: str | None = None,
+                 cache: Path | None = None):
+        super().__init__(_in_own_type(model), tokenizer, batch_size, _longest(model, max_length), name, cache)
+        if score not in TEMPLATES:
+            raise ValueError(f"score = {score!r}; known: {', '.join(TEMPLATES)}")
+        if answers is not None and len(set(answers)) < max(2, len(answers)):
+            raise ValueError(f"answers = {answers!r}: give at least two, all different")
+        self.answers, self.score, self.template = answers and tuple(answers), score, template or TEMPLATES[score]
+        try:
+            self.template.format("", "", question="", options="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"template = {template!r} has a field that nothing fills ({error}); known: {{question}}, "
+                             "{options}, {0}, {1}") from None
+        if tokenizer.pad_token is None:  # masked wherever it stands, so any token will do
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+    def encode(self, inputs: Sequence[Input]) -> dict[str, list[list[int]]]:
+        """One row per input: the trunk, then each option's own tokens; "token_type_ids" are 0 and the option's number.
+
+        A masked token of type C ends the rows with fewer than C options.
+        """
+        new = {example: i for i, example in reversed([*enumerate(inputs)]) if example not in self._known}
+        asked = [self._asked(i, example) for example, i in new.items()]
+        texts = [text for prompt, options in asked for text in
+                 (prompt, *(prompt + (" " if prompt[-1:].strip() else "") + option for option in options))]
+        tokens = iter(_tokens(self.tokenizer, texts) if texts else ())
+        rows = [self._row([next(tokens) for _ in (0, *options)], prompt) for prompt, options in asked]
+        self._known.update(zip(new, rows))  # training asks for the same inputs in every epoch
+        rows = [self._known[example].tolist() for example in inputs]
+        if len(self._known) > KNOWN:
+            self._known.clear()
+        width = max(kinds[-1] for _, kinds in rows)
+        absent = [kinds[-1] < width for _, kinds in rows]
+        return {"input_ids": [ids + [0] * end for (ids, _), end in zip(rows, absent)],
+                "token_type_ids": [kinds + [width] * end for (_, kinds), end in zip(rows, absent)],
+                "attention_mask": [[1] * len(ids) + [0] * end for (ids, _), end in zip(rows, absent)]}
+
+    @cached_property
+    def _known(self):
+        """{input: its row}, one for all that encode alike, as the models of a study do that come one after another."""
+        if not self.tokenizer.is_fast:
+            return {}
+        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).digest()
+        return _kept(digest, self.tokenizer.bos_token_id, self.answers, self.score, self.template, self.max_length)
+
+    def _asked(self, i, example):
+        """(prompt, options as they are scored)."""
+        if self.answers:
+            texts, options = (example,) if isinstance(example, str) else example, self.answers
+            if len(texts) > 2:
+                raise ValueError(f"inputs[{i}] = {example!r}: with answers an input is a text or a pair; leave answers "
+                                 "out for questions that bring their options along")
+        else:
+            if not has_options(example):
+                raise ValueError(f"inputs[{i}] = {example!r} is not a question with options: give a tuple (question, "
+                                 "option_1, option_2, ...), or answers, which are then the options of every input")
+            texts, options = example[:1], example[1:]
+        listing = lettered(options)
+        if self.score == "letter":
+            if len(options) > len(LETTERS):
+                raise ValueError(f"inputs[{i}] has {len(options)} options, there are {len(LETTERS)} letters: take "
+                                 "score='sum' or 'mean'")
+            options = LETTERS[:len(options)]
+        return self.template.format(*texts, question="\n".join(texts), options=listing), options
+
+    def _row(self, tokens, prompt):
+        """(2, T) tokens of the trunk and then of each option, and the number of the option that each belongs to."""
+        trunk = os.path.commonprefix(tokens)
+        options = [row[len(trunk):] for row in tokens[1:]]
+        if not all(options):
+            raise ValueError(f"an option after the prompt {prompt!r} has no token: give it characters that the "
+                             "tokenizer knows")
+        start = int(trunk[:1] == [self.tokenizer.bos_token_id])  # the first token, if it begins every text, is kept
+        excess = max(0, len(trunk) + max(map(len, options)) - 1 - self.max_length)
+        if len(trunk) <= excess + start * (excess > 0):
+            raise ValueError(f"the prompt {prompt!r} has no token left before its options: begin the template with a "
+                             f"word, raise max_length = {self.max_length} or shorten the options")
+        trunk = trunk[:start] + trunk[start + excess:]
+        kinds = [0] * len(trunk) + [j for j, option in enumerate(options, 1) for _ in option]
+        return np.array([trunk + sum(options, []), kinds], np.int32)
+
+    def forward(self, model, batch, output_hidden_states: bool = False):
+        """`logits` (n, C, 2): for each option the sum of ln p over its tokens, and their number."""
+        import torch
+
+        real = batch["attention_mask"]
+        left = (torch.arange(real.shape[1], device=real.device) + real.argmax(1)[:, None]) % real.shape[1]
+        ids, kinds, real = (batch[name].gather(1, left) for name in ("input_ids", "token_type_ids", "attention_mask"))
+        # stochastic passes and their gradients are each input's own
+        plan, forest = _plan(*(tensor.cpu().numpy() for tensor in (ids, kinds, real)), share=not self.model.training,
+                             hidden=self.model.config.get_text_config().hidden_size)
+        plan = _tensors(plan, ids.device)
+        words = self.model.get_input_embeddings()(ids).flatten(0, 1)[plan.source]
+        attention = _attention(_tensors(forest, ids.device), words.dtype) if forest else {}
+        # the head is the widest layer: it reads only the tokens after which an option's token stands
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda module, args: (args[0].flatten(0, 1)[plan.before],))
+        try:
+            out = model(inputs_embeds=words, use_cache=False, output_hidden_states=output_hidden_states, **attention)
+        finally:
+            hook.remove()
+        log_p = wide(out.logits).log_softmax(-1)[plan.which, ids[plan.row, plan.column]]
+        count = plan.count.to(log_p)
+        total = torch.zeros_like(count).index_put((plan.row, plan.option), log_p, accumulate=True)
+        total = total.masked_fill(count == 0, ABSENT)
+        hidden = output_hidden_states and [out.hidden_states[-1].flatten(0, 1)[plan.last][:, None]]
+        return SimpleNamespace(logits=torch.stack([total, count.clamp(min=1)], -1), hidden_states=hidden)
+
+    def class_logits(self, logits):
+        return logits[..., 0] / logits[..., 1] if self.score == "mean" else logits[..., 0]
+
+    def _batches(self, encoded, unique, size):
+        """Inputs that begin alike come into one batch; if few do, but for what all begin with, those of like length."""
+        rows = encoded["input_ids"]
+        order = sorted(range(len(unique)), key=lambda i: (rows[i], str(unique[i])), reverse=True)
+        alike = lambda i, j: len(os.path.commonprefix([rows[i], rows[j]]))
+        in_all = alike(order[0], order[-1])
+        if sum(alike(i, j) - in_all for i, j in zip(order, order[1:])) < LITTLE * sum(map(len, rows)):
+            order.sort(key=lambda i: len(rows[i]), reverse=True)
+        kinds = [encoded["token_type_ids"][i] for i in order]
+        texts = [row[-1] if len(row) - row.count(0) > row[-1] else 1 for row in kinds]
+        return np.split(order, 1 + np.flatnonzero(np.diff((np.cumsum(texts) - 1) // size)))
+
+    def _collect(self, what, inputs, read, dropout_seed=None):
+        inputs = [(x["question"], *x["choices"]) if isinstance(x, Mapping) else x for x in inputs]
+        what = f"{what} {self.answers} {self.score} {self.template}"
+        return super()._collect(what, inputs, read, dropout_seed)
+
+    def save(self, folder) -> Path:
+        self.model.config.sua_choice_lm = {"answers": self.answers, "score": self.score, "template": self.template}
+        return super().save(folder)
+
+
+def _tokens(tokenizer, texts):
+    if not tokenizer.is_fast:
+        return tokenizer(texts)["input_ids"]
+    core = tokenizer.backend_tokenizer  # its ids alone: what a call adds to them takes three times as long
+    core.no_padding()
+    core.no_truncation()
+    return [found.ids for found in core.encode_batch_fast(texts)]
+
+
+@lru_cache(maxsize=2)
+def _kept(*settings):
+    """Rows by input, {} at first: what follows from equal settings of the encoding is made once."""
+    return {}
+
+
+def _in_own_type(model):
+    """The model; a Llama in float64 computes its norms and positions in float64 too, by itself it does in float32."""
+    import torch
+
+    config = model.config
+    if config.model_type != "llama" or config.dtype != torch.float64 or config.rope_parameters["rope_type"] != "default":
+        return model
+    size = config.head_dim or config.hidden_size // config.num_attention_heads
+    frequency = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+
+    def rotary(hidden, position_ids):
+        angle = (position_ids[..., None] * frequency.to(hidden.device)).repeat(1, 1, 2)
+        return angle.cos(), angle.sin()
+
+    model.base_model.rotary_emb.forward = rotary
+    for norm in model.modules():
+        if hasattr(norm, "variance_epsilon"):
+            norm.forward = partial(_rms_norm, norm)
+    return model
+
+
+def _rms_norm(norm, hidden):
+    from torch.nn.functional import rms_norm
+
+    return rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _longest(model, max_length):
+    """Tokens that every layer of the model sees at once. ValueError for a model that reads no forest."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if (not model._supports_attention_backend or model._is_stateful or "flash" in config._attn_implementation
+            or kinds - {"full_attention", "sliding_attention"}):
+        raise ValueError(f"{type(model).__name__} with attention {config._attn_implementation!r} takes no attention "
+                         "mask per pair of tokens: load a transformer with attn_implementation='sdpa'")
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    return min(filter(None, [max_length, *limits]))
+
+
+def _plan(ids, kinds, real, share, hidden):
+    """How a batch (n, T), padded on the right, is read: two dicts of arrays. Neighbours share, so it is best sorted.
+
+    The first says what stands where in the rows (R, W) that the network gets:
+
+    source : (R, W) flat place in the batch of each token. last : (n,) flat places of the trunks' last tokens.
+    row, column, option : (M,) the scored tokens, whose options are numbered from 0. count : (n, C) their number.
+    before : flat places in the rows after which they stand, sorted, and which : (M,) the one of each.
+
+    The second says what a token of a forest sees; None if each row is one text, cheaper where little is shared:
+
+    depth, kind, owner : (R, W) a token's position, option and input.
+    reach : (n, n) at [i, j] the depth below which the trunk of an input j of its row is also that of input i.
+    """
+    n, columns, options = len(ids), np.arange(ids.shape[1]), kinds.max()
+    row, column = np.nonzero(real * kinds)
+    option, scored = kinds[row, column] - 1, np.arange(len(row))
+    length = real.sum(1) - np.bincount(row, minlength=n)
+    begin = np.flatnonzero(np.diff(row * options + option, prepend=-1))  # of each option, among the scored tokens
+    size = np.diff(begin, append=len(row))
+    depth = length[row] + scored - np.repeat(begin, size)
+    count = np.zeros((n, options), int)
+    count[row[begin], option[begin]] = size
+    shared = np.zeros(n, int)
+    if share:
+        most = np.minimum(length[1:] - 1, length[:-1])  # its last token is always an input's own
+        shared[1:] = ((ids[1:] == ids[:-1]) & (columns < most[:, None])).cumprod(1).sum(1)
+    # where each text begins among the scored tokens: one per option, or one for all whose only token is predicted
+    texts, width = begin if size.max() > 1 else np.flatnonzero(np.diff(row, prepend=-1)), depth.max()
+    # what a stochastic pass drops of a trunk, it drops for all of its options
+    number = len(texts) if share or len(texts) == n else np.inf
+    starts = _starts(length + (count - 1).clip(0).sum(1), shared, (number, width), hidden)
+    if starts is None:
+        owner, forest = row[texts], None
+        jump = (column[texts] - length[owner])[:, None] * (columns[:width] >= length[owner, None])
+        source = owner[:, None] * len(columns) + np.minimum(columns[:width] + jump, columns[-1])
+        last = np.searchsorted(owner, range(n)) * width + length - 1
+        after = (np.searchsorted(texts, scored, "right") - 1) * width + depth - 1
+    else:
+        shared[starts] = 0
+        own = (real > 0) & (columns >= shared[:, None])
+        own[row[begin + size - 1], column[begin + size - 1]] = False  # an option's last token is only predicted
+        line, filled = np.searchsorted(starts, range(n), "right") - 1, own.sum(1)
+        offset = filled.cumsum() - filled
+        place = (offset - offset[starts][line])[:, None] + own.cumsum(1) - 1
+        width = 1 + place[own].max()
+        place += line[:, None] * width
+        (i, j), taken = np.nonzero(own), place[own]
+
+        def rows(values, empty=0):
+            all_rows = np.full(len(starts) * width, empty)
+            all_rows[taken] = values
+            return all_rows.reshape(-1, width)
+
+        source, last, after = rows(i * len(columns) + j), place[range(n), length - 1], place[row, column - 1]
+        after[begin] = last[row[begin]]
+        position = np.tile(columns, (n, 1))
+        position[row, column] = depth
+        later = np.where(np.arange(n)[:, None] > np.arange(n), shared[:, None], NEVER)
+        forest = {"depth": rows(position[own], NEVER), "kind": rows(kinds[own]), "owner": rows(i),
+                  "reach": np.minimum.accumulate(later, 0)}
+    used = np.zeros(source.size, bool)
+    used[after] = True
+    return {"source": source, "last": last, "row": row, "column": column, "option": option, "count": count,
+            "before": np.flatnonzero(used), "which": (used.cumsum() - 1)[after]}, forest
+
+
+def _starts(sizes, shared, texts, hidden):
+    """The inputs that begin a row of the forest, so that the rows, all as wide as the widest, cost least.
+
+    A token costs 12 hidden^2 in the matrices of a layer and 2 hidden for each token of its row in the attention.
+    None if `texts`, rows of a text each (their number and width), cost less or LITTLE more.
+    """
+    cost = lambda rows, width: rows * width * (6 * hidden + width)
+    least, best, capacity, own = (1 - LITTLE) * cost(*texts), None, int(sizes.max()), sizes - shared
+    if own.sum() > (1 - LITTLE) * texts[0] * texts[1]:
+        return None
+    while True:
+        starts, used, widest = [], capacity, 0
+        for i, (size, further) in enumerate(zip(sizes.tolist(), own.tolist())):
+            used += further
+            if used > capacity:
+                starts.append(i)
+                used = size
+            widest = max(widest, used)
+        if (price := cost(len(starts), widest)) < least:
+            least, best = price, np.array(starts)
+        if len(starts) == 1:
+            return best
+        capacity *= 2
+
+
+def _attention(forest, dtype):
+    """For the network: a mask (R, 1, W, W), 0 where a token attends and the least number elsewhere, and positions."""
+    import torch
+
+    depth, kind, owner = forest.depth, forest.kind, forest.owner
+    place = torch.arange(depth.shape[1], device=depth.device)
+    seen = depth[:, None] < forest.reach[owner].gather(2, owner[:, None].expand(-1, len(place), -1))
+    seen &= (kind[:, None] == 0) | (kind[:, None] == kind[:, :, None])
+    seen &= place <= place[:, None]
+    zero = torch.zeros((), dtype=dtype, device=seen.device)
+    return {"attention_mask": torch.where(seen, zero, torch.finfo(dtype).min)[:, None],
+            "position_ids": depth * (depth < NEVER)}
+
+
+def _tensors(arrays, device):
+    import torch
+
+    return SimpleNamespace(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})

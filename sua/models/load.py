@@ -1,0 +1,80 @@
+"""Where weights come from: a folder, a mirror or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import paths
+from .choice import ChoiceLM
+from .common import on_device, quiet
+from .encoder import EncoderClassifier, wrapped
+
+HUB_REVISIONS = {"sentence-transformers/all-MiniLM-L6-v2": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+                 "Qwen/Qwen2.5-0.5B-Instruct": "7ae557604adf67be50417f59c2c2f167def9a775"}
+
+
+def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False, causal: bool = False,
+               dtype: str | None = None, train_layers: int | None = None, **options) -> EncoderClassifier:
+    """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
+
+    source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
+    revision (safetensors only, no remote code). n_classes : width of a new head. choice : an EncoderChoice with
+    n_classes options instead; a saved one is recognised. causal : a ChoiceLM instead; a saved one is recognised, and
+    its answers, score and template are the default. dtype : of the weights; by default "float64" for a model that was
+    saved in it, as the tiny ones are, "bfloat16" for a causal model on a GPU, else "float32". train_layers : leave only the last so many transformer layers, pooler and head
+    trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
+    Raises NotAvailableError if no place has the model; ValueError if it has fewer layers.
+    """
+    import torch
+    import transformers
+
+    folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
+    where = {} if folder else {"revision": HUB_REVISIONS.get(str(source), "main")}
+    width = 1 if choice else n_classes
+    head = {} if width is None or causal else {"num_labels": width}
+    torch.manual_seed(seed)  # the new head
+    try:
+        with quiet(transformers):
+            config = transformers.AutoConfig.from_pretrained(folder or source, trust_remote_code=False, **where)
+            causal |= hasattr(config, "sua_choice_lm")
+            auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
+            dtype = dtype or _default_dtype(config, causal)
+            model = auto.from_pretrained(folder or source, dtype=getattr(torch, dtype), use_safetensors=True,
+                                         trust_remote_code=False, **where, **head)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder or source, trust_remote_code=False, **where)
+    except OSError as error:
+        if folder:
+            raise
+        raise paths.not_available("model", str(source), type(error).__name__) from error
+    if train_layers is not None:
+        _freeze(model, train_layers)
+    options = {"name": str(source), **options}
+    if causal:
+        return ChoiceLM(on_device(model), tokenizer, **getattr(model.config, "sua_choice_lm", {}) | options)
+    choices = choice and n_classes or getattr(model.config, "sua_choices", None)
+    if choice and not choices:
+        raise ValueError(f"{source} was not saved as a multiple-choice model: give n_classes, the number of options")
+    return wrapped(model, tokenizer, choices, **options)
+
+
+def _default_dtype(config, causal):
+    import torch
+
+    if config.dtype == torch.float64:
+        return "float64"
+    return "bfloat16" if causal and torch.cuda.is_available() else "float32"
+
+
+def _freeze(model, train_layers):
+    """No gradients in the encoder but for its last `train_layers` layers and its pooler; the head keeps its own."""
+    import torch
+
+    lists = [module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList)]
+    layers = max(lists, key=len, default=[])
+    if not 0 <= train_layers <= len(layers):
+        raise ValueError(f"train_layers = {train_layers}: {type(model).__name__} has {len(layers)} transformer layers; "
+                         "give a number from 0 (the head alone) to that")
+    model.base_model.requires_grad_(False)
+    for part in (*layers[len(layers) - train_layers:], getattr(model.base_model, "pooler", None)):
+        if part is not None:
+            part.requires_grad_(True)

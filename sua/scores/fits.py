@@ -1,0 +1,133 @@
+"""What some scores fit on labelled calibration items: a temperature, a direction in a plane of scores, Gaussians.
+
+Fits take arrays and return a function of new arrays; temperature scaling takes whole Predictions. `sua.score` sees to
+it that calibration items are never scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable
+
+import numpy as np
+
+from ..inputs import expect
+from ..metrics import two_classes
+from ..predictions import Predictions
+
+HOTTEST = 100.0  # temperatures are sought in [1 / HOTTEST, HOTTEST]
+
+
+def temperature(calibration: Predictions) -> float:
+    """The T in [0.01, 100] at which p^(1/T), renormalised, has the lowest NLL on labelled items.
+
+    Guo et al., ICML 2017. The same as softmax(logits / T): logits and log-probabilities differ by a constant per item.
+    An item whose label has probability 0 costs infinity at every T and has no say; ValueError if there is no other.
+    """
+    labels, z = calibration.require("labels"), _log(calibration.probs)
+    at_label = z[np.arange(len(z)), labels]
+    possible = np.isfinite(at_label)
+    expect(possible.any(), "every calibration label has probability 0: no temperature can help")
+    z = z[possible] - at_label[possible, None]
+    finite = np.where(np.isfinite(z), z, 0)
+    # d NLL / d(1/T) = mean of E_T[z] - z_label rises with 1/T: bisect its sign
+    low, high = -np.log(HOTTEST), np.log(HOTTEST)
+    for _ in range(50):
+        middle = (low + high) / 2
+        rising = (_softmax(z * np.exp(middle)) * finite).sum(-1).mean() > 0
+        low, high = (low, middle) if rising else (middle, high)
+    return float(np.exp(-middle))
+
+
+def scaled(predictions: Predictions, T: float) -> Predictions:
+    """The same model at temperature T: probs, perturbed, clarified and dropout become p^(1/T), renormalised.
+
+    Logits are divided by T. Samples were drawn at the old temperature and are dropped; ensemble members are other
+    models, each with a temperature of its own, and stay. `meta` notes the temperature. ValueError unless T > 0.
+    """
+    fields = {name: at_temperature(value, T) for name in ("probs", "perturbed", "clarified", "dropout")
+              if (value := getattr(predictions, name)) is not None}
+    logits = None if predictions.logits is None else predictions.logits / T
+    return replace(predictions, **fields, logits=logits, samples=None, meta={**predictions.meta, "temperature": T})
+
+
+def at_temperature(p, T: float) -> np.ndarray:
+    """p^(1/T), renormalised over the last axis; probability 0 stays 0. ValueError unless T is finite and > 0."""
+    expect(0 < T < np.inf, f"T = {T}: give a finite temperature above 0")
+    return _softmax(_log(p) / T)
+
+
+def discriminant(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
+    """Linear discriminant (Fisher 1936): x (N, D) -> projection on inv(pooled covariance) (mean_error - mean_right).
+
+    The direction is scaled to weight 1 (or -1) on the first column. SingleClassError if there is one class only.
+    """
+    wrong = two_classes(is_error)
+    means = x[wrong].mean(0), x[~wrong].mean(0)
+    residual = x - np.where(wrong[:, None], *means)
+    direction = np.linalg.pinv(residual.T @ residual / len(x), hermitian=True) @ (means[0] - means[1])
+    direction /= abs(direction[0]) or 1
+    return lambda new: new @ direction
+
+
+def logistic(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
+    """Logistic regression: x (N, D) -> P(error). Standardised columns, penalty |w|^2 / 2 on the summed log-loss.
+
+    The penalty keeps w finite where the classes can be separated. SingleClassError if there is one class only.
+    """
+    from scipy.optimize import minimize
+
+    sign = np.where(two_classes(is_error), 1, -1)
+    center, spread = x.mean(0), x.std(0)
+    standard = lambda x: np.hstack([(x - center) / np.where(spread > 0, spread, 1), np.ones((len(x), 1))])
+    design = standard(x)
+
+    def loss(w):
+        margin = sign * (design @ w)
+        penalised = np.append(w[:-1], 0)
+        return (np.logaddexp(0, -margin).sum() + penalised @ penalised / 2,
+                penalised - design.T @ (sign * _sigmoid(-margin)))
+
+    w = minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8}).x
+    return lambda new: _sigmoid(standard(new) @ w)
+
+
+def mahalanobis(features, groups) -> Callable[[np.ndarray], np.ndarray]:
+    """features (N, D) -> squared Mahalanobis distance to the nearest of the groups' means, one shared covariance.
+
+    The covariance within groups is shrunk towards a multiple of the identity by the Ledoit-Wolf rule (2004), so that
+    fewer items than dimensions will do. ValueError if the items do not vary within groups.
+    """
+    values, group = np.unique(groups, return_inverse=True)
+    means = np.stack([features[group == g].mean(0) for g in range(len(values))])
+    residual = features - means[group]
+    try:
+        whiten = np.linalg.inv(np.linalg.cholesky(shrunk_covariance(residual))).T
+    except np.linalg.LinAlgError:
+        raise ValueError(f"{len(features)} calibration items of {len(values)} classes vary too little within classes "
+                         "to estimate a covariance: give more") from None
+    return lambda new: np.min([(((new - mean) @ whiten) ** 2).sum(-1) for mean in means], axis=0)
+
+
+def shrunk_covariance(x) -> np.ndarray:
+    """(D, D) Ledoit-Wolf estimate (J. Multivariate Analysis, 2004) from centred x (N, D)."""
+    n, d = x.shape
+    sample, power = x.T @ x / n, (x ** 2).sum(1)
+    scale = np.trace(sample) / d
+    spread = (sample ** 2).sum() - d * scale ** 2  # squared distance of the sample covariance from scale * identity
+    noise = ((power ** 2).mean() - (sample ** 2).sum()) / n
+    weight = min(noise / spread, 1) if spread > 0 else 1
+    return (1 - weight) * sample + weight * scale * np.eye(d)
+
+
+def _log(p):
+    return np.log(p, out=np.full_like(p, -np.inf), where=p > 0)
+
+
+def _softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _sigmoid(z):
+    return 1 / (1 + np.exp(-np.clip(z, -700, 700)))

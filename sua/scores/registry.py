@@ -1,0 +1,163 @@
+"""The registry of scores: formula, source, range, cost and needs of each, and `score`, which computes one by name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+
+from ..divergences import entropy, mutual_information
+from ..inputs import expect, unknown_name
+from ..predictions import Predictions
+from .clarification import clarification_sua, collapse_index, mixed, weights_of
+from .fitted import (entropy_scaled, fused, logistic, mahalanobis, msp_scaled, relative_mahalanobis, sua_calibrated,
+                     sua_signed)
+from .orbit import alarm, disagreement, orbit_entropy, orbit_msp, sensitivity, spuq, sua, sua_positive
+from .repaired import sua_repaired
+from .single import energy, margin, msp, self_consistency
+
+
+@dataclass(frozen=True)
+class Score:
+    """One entry of the registry. `passes`: forward passes per item; `needs`: the fields and arguments it reads."""
+
+    function: Callable[..., np.ndarray]
+    formula: str
+    source: str
+    range: str
+    passes: str = "1"
+    needs: tuple[str, ...] = ("probs",)
+    defaults: tuple[tuple[str, object], ...] = ()
+
+
+def _ensemble(predictions):
+    return np.concatenate([predictions.probs[:, None], predictions.require("members")], axis=1)
+
+
+_ORBIT = ("probs", "perturbed")
+_FIT = ("probs", "calibration")
+_SUA = "S - lambda H"
+_PAPER = "arXiv 2604.20903, section 3"
+_OURS = "this companion"
+_BALD = "Houlsby et al., 2011"
+_REAL = "(-inf, inf)"
+
+SCORES: dict[str, Score] = {
+    # one pass over x
+    "msp": Score(msp, "1 - max p", "Hendrycks & Gimpel, ICLR 2017", "[0, 1 - 1/C]"),
+    "margin": Score(margin, "p_(2) - p_(1)", "Scheffer et al., IDA 2001", "[-1, 0]"),
+    "entropy": Score(lambda predictions: entropy(predictions.probs), "H = -sum p ln p", "Shannon 1948", "[0, ln C]"),
+    "neg_entropy": Score(lambda predictions: -entropy(predictions.probs), "-H", "ablation of SUA", "[-ln C, 0]"),
+    "energy": Score(energy, "-ln sum exp(logits)", "Liu et al., NeurIPS 2020", _REAL, needs=("logits",)),
+    "self_consistency": Score(self_consistency, "1 - max_y freq(y) over M samples at x", "Wang et al., ICLR 2023",
+                              "[0, 1 - 1/M]", "1 (M samples)", ("probs", "samples")),
+    # x and its K variants
+    "sensitivity": Score(sensitivity, "S = mean_k KL(p, q_k)", _PAPER, "[0, inf)", "K + 1", _ORBIT),
+    "sensitivity_reverse_kl": Score(sensitivity, "mean_k KL(q_k, p)", _PAPER, "[0, inf)", "K + 1", _ORBIT,
+                                    (("divergence", "reverse_kl"),)),
+    "sensitivity_js": Score(sensitivity, "mean_k JS(p, q_k)", _PAPER, "[0, ln 2]", "K + 1", _ORBIT,
+                            (("divergence", "js"),)),
+    "sensitivity_tv": Score(sensitivity, "mean_k TV(p, q_k)", _PAPER, "[0, 1]", "K + 1", _ORBIT,
+                            (("divergence", "tv"),)),
+    "sua": Score(sua, f"{_SUA}, lambda = 1", _PAPER, "[-ln C, inf)", "K + 1", _ORBIT),
+    "sua_positive": Score(sua_positive, f"max({_SUA}, 0), lambda = 1", _PAPER, "[0, inf)", "K + 1", _ORBIT),
+    "alarm": Score(alarm, "mean_k max(TV(p, q_k) - max(1 - max p, 1 - max q_k), 0)", f"{_OURS} (Theorem 6)", "[0, 1]",
+                   "K + 1", _ORBIT),
+    "orbit_entropy": Score(orbit_entropy, "H(mean of p and q_k)", "after Ayhan & Berens, MIDL 2018", "[0, ln C]",
+                           "K + 1", _ORBIT),
+    "orbit_msp": Score(orbit_msp, "1 - mean of p and q_k at argmax p", "after Ayhan & Berens, MIDL 2018", "[0, 1]",
+                       "K + 1", _ORBIT),
+    "perturbation_mi": Score(lambda predictions: mutual_information(predictions.require("perturbed")),
+                             "H(mean q_k) - mean H(q_k)", _OURS, "[0, ln min(K, C)]", "K", ("perturbed",)),
+    "disagreement": Score(disagreement, "mean_k 1[argmax q_k != argmax p]", f"{_OURS} (flip rate)", "[0, 1]",
+                          "K + 1", _ORBIT),
+    "spuq": Score(spuq, "1 - mean_k q_k(argmax p)", "after Gao et al., EACL 2024", "[0, 1]", "K + 1", _ORBIT),
+    # several models
+    "dropout_entropy": Score(lambda predictions: entropy(predictions.require("dropout").mean(1)), "H(mean_t p_t)",
+                             "Gal & Ghahramani, ICML 2016", "[0, ln C]", "T", ("dropout",)),
+    "dropout_bald": Score(lambda predictions: mutual_information(predictions.require("dropout")),
+                          "H(mean_t p_t) - mean_t H(p_t)", _BALD, "[0, ln min(T, C)]", "T", ("dropout",)),
+    "ensemble_entropy": Score(lambda predictions: entropy(_ensemble(predictions).mean(1)), "H(mean of p and members)",
+                              "Lakshminarayanan et al., NIPS 2017", "[0, ln C]", "E + 1", ("probs", "members")),
+    "ensemble_bald": Score(lambda predictions: mutual_information(_ensemble(predictions)),
+                           "H(mean of p and members) - mean of their H", _BALD, "[0, ln min(E + 1, C)]", "E + 1",
+                           ("probs", "members")),
+    # x and its Z clarifications; uniform weights where none are given
+    "clarification_entropy": Score(lambda predictions: entropy(mixed(predictions)), "H(pbar), pbar = sum_z w_z p_z",
+                                   "Hou et al., ICML 2024", "[0, ln C]", "Z", ("clarified",)),
+    "clarification_mi": Score(lambda predictions: mutual_information(predictions.require("clarified"),
+                                                                     weights_of(predictions)),
+                              "I(Y; Z) = H(pbar) - sum_z w_z H(p_z)", "Hou et al., ICML 2024", "[0, ln min(Z, C)]",
+                              "Z", ("clarified",)),
+    "clarification_sua": Score(clarification_sua, "sum_z w_z KL(p_z, p) - H", f"{_OURS} (Theorem 11)", "[-ln C, inf)",
+                               "Z + 1", ("probs", "clarified")),
+    "collapse_index": Score(collapse_index, "KL(pbar, p)", f"{_OURS} (Theorem 11)", "[0, inf)", "Z + 1",
+                            ("probs", "clarified")),
+    # fitted on calibration
+    "msp_scaled": Score(msp_scaled, "1 - max p at temperature T from calibration", "Guo et al., ICML 2017",
+                        "[0, 1 - 1/C]", needs=_FIT),
+    "entropy_scaled": Score(entropy_scaled, "H at temperature T from calibration", "Guo et al., ICML 2017",
+                            "[0, ln C]", needs=_FIT),
+    "mahalanobis": Score(mahalanobis, "min_c (h - mu_c)' inv(Sigma) (h - mu_c), h = features",
+                         "Lee et al., NeurIPS 2018", "[0, inf)", needs=("features", "calibration")),
+    "relative_mahalanobis": Score(relative_mahalanobis, "mahalanobis - (h - mu)' inv(Sigma_0) (h - mu)",
+                                  "Ren et al., 2021 (arXiv 2106.09022)", _REAL, needs=("features", "calibration")),
+    "sua_calibrated": Score(sua_calibrated, f"{_SUA}, lambda >= 0 from calibration", _PAPER, _REAL, "K + 1",
+                            (*_ORBIT, "calibration")),
+    "sua_signed": Score(sua_signed, f"{_SUA}, lambda of either sign from calibration", _OURS, _REAL, "K + 1",
+                        (*_ORBIT, "calibration")),
+    "fused": Score(fused, "S + mu H, mu from a linear discriminant on calibration", f"{_OURS} (Theorem 14)", _REAL,
+                   "K + 1", (*_ORBIT, "calibration")),
+    "logistic": Score(logistic, "P(error | S, H), logistic regression on calibration", _OURS, "[0, 1]", "K + 1",
+                      (*_ORBIT, "calibration")),
+    "sua_repaired": Score(sua_repaired, "w_1 u + w_2 v + w_3 sqrt(S_TV) + b_answer, w >= 0 from calibration; u, v = log-odds "
+                          "against the answer at x and its variants", _OURS, _REAL, "K + 1", (*_ORBIT, "calibration")),
+}
+
+
+def table() -> "pandas.DataFrame":
+    """The registry as a frame: name, formula, range, passes (per item), needs, source."""
+    import pandas as pd
+
+    return pd.DataFrame([{"name": name, "formula": entry.formula, "range": entry.range, "passes": entry.passes,
+                          "needs": ", ".join(entry.needs), "source": entry.source} for name, entry in SCORES.items()])
+
+
+def available(predictions: Predictions, calibration: Predictions | None = None) -> list[str]:
+    """Names of the scores for which `predictions` hold every field, and `calibration` too where it is needed."""
+    def holds(p, fields):
+        return p is not None and all(getattr(p, field) is not None for field in fields)
+
+    fields = {name: set(entry.needs) - {"calibration"} for name, entry in SCORES.items()}
+    return [name for name, entry in SCORES.items() if holds(predictions, fields[name])
+            and ("calibration" not in entry.needs or holds(calibration, {"labels", *fields[name]}))]
+
+
+def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
+    """The score `name` of every item, (N,), higher = more likely wrong.
+
+    `sua.SCORES` lists names, formulas and what each needs. Parameters go to the score's function (lam=,
+    divergence=); a score whose `needs` lists "calibration" takes calibration=Predictions with labels, on items
+    other than those scored.
+
+    Raises ValueError for an unknown name (suggests the nearest), an unknown parameter, a missing field, or
+    calibration items that are themselves scored.
+    """
+    if name not in SCORES:
+        raise ValueError(unknown_name("score", name, SCORES))
+    entry = SCORES[name]
+    calibration = parameters.get("calibration")
+    if "calibration" in entry.needs:
+        if calibration is None:
+            raise ValueError(f"score {name!r} is fitted: give calibration=Predictions of other items, with labels")
+        shared = np.intersect1d(calibration.ids, predictions.ids)
+        if len(shared):
+            raise ValueError(f"calibration and scored items share {len(shared)} ids ({shared[0]!r}, ...): choose "
+                             "parameters on one split and score another, and give ids that tell the items apart")
+    known = list(inspect.signature(entry.function).parameters)[1:]
+    unknown = sorted(set(parameters) - set(known))
+    expect(not unknown, lambda: f"score {name!r} has no parameter {unknown[0]!r}; it takes "
+           + (", ".join(known) or "none"))
+    return entry.function(predictions, **{**dict(entry.defaults), **parameters})

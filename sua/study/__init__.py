@@ -1,0 +1,1 @@
+"""What only notebooks and make need: experiments, the runner of stages, reports, the ledger of claims, downloads."""

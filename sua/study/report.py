@@ -1,0 +1,324 @@
+"""Results on disk: what a stage writes, figures and tables that are the same file when the numbers are the same, and
+the README's tables. `python -m sua.study.report` fills these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Iterable, Mapping
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from .. import metrics, paths
+from ..decide.certificates import error_floor, misalignment_test
+from ..predictions import Predictions
+from ..scores import SCORES, available, score
+
+COLUMNS = ["task", "model", "training", "score", "metric", "seed", "value"]
+NOT_AVAILABLE = "n/a"
+STYLE = {"figure.figsize": (6, 3.2), "figure.dpi": 110, "savefig.dpi": 200, "savefig.bbox": "tight", "font.size": 9,
+         "axes.titlesize": 10, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False,
+         "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 8, "svg.hashsalt": "sua",
+         "pdf.fonttype": 42}
+
+
+class Stage:
+    """Where one notebook writes and what it may read.
+
+    Under the runner this is the stage's own folder; by hand it is build/scratch/<name>, so that trying things in a
+    notebook never touches results. Trained models and earlier stages are those of the profile either way.
+    """
+
+    def __init__(self, name: str, profile: str):
+        import seaborn
+
+        self.name, self.profile = name, profile
+        self.folder = paths.stage_folder() or paths.root() / "build" / "scratch" / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._rows: list[dict] = []
+        self._captions: dict[str, str] = {}
+        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=seaborn.color_palette("colorblind"))
+
+    @property
+    def models(self) -> Path:
+        """Folder of trained models, shared by the notebooks of a profile."""
+        return paths.build(self.profile) / "models"
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person has the notebook open: not under the runner."""
+        return paths.stage_folder() is None
+
+    def exists(self, stage: str, file: str) -> bool:
+        """Whether an earlier stage of this profile has made the file."""
+        return (paths.build(self.profile) / stage / file).exists()
+
+    def upstream(self, stage: str, file: str) -> Path:
+        """A file that an earlier stage has made. FileNotFoundError that says how to make it."""
+        path = paths.build(self.profile) / stage / file
+        if not path.exists():
+            raise FileNotFoundError(f"{stage} has not made {file} for profile {self.profile!r} yet: run `make "
+                                    f"reproduce PROFILE={self.profile}`, or "
+                                    f"python -m sua.study.run {stage} --profile {self.profile}")
+        return path
+
+    def record(self, rows: Iterable[Mapping], **common) -> None:
+        """Collect rows of metrics.csv; `common` fills the columns that all of them share."""
+        for row in rows:
+            row = {"score": "", **common, **row}
+            if set(row) != set(COLUMNS):
+                raise ValueError(f"a row of metrics.csv needs exactly {COLUMNS}, got {sorted(row)}")
+            self._rows.append(row)
+
+    def save_metrics(self) -> pd.DataFrame:
+        """Write what was recorded to metrics.csv, long and sorted, to five decimals; NaN becomes "n/a"."""
+        frame = pd.DataFrame(self._rows, columns=COLUMNS).sort_values(COLUMNS[:-1], ignore_index=True).round(5)
+        write_csv(frame, self.folder / "metrics.csv")
+        return frame
+
+    def save_facts(self, facts: Mapping) -> None:
+        """Write findings that are no metric of a model (theory checks, diagnoses) to facts.json."""
+        text = json.dumps(facts, indent=1, sort_keys=True, default=_plain)
+        (self.folder / "facts.json").write_text(text + "\n", encoding="utf-8")
+
+    def save_figure(self, figure, name: str, caption: str) -> None:
+        """Write <name>.pdf and .png without dates, <name>.json, what they show, and the caption to captions.json."""
+        figure.savefig(self.folder / f"{name}.pdf", metadata={"CreationDate": None})
+        figure.savefig(self.folder / f"{name}.png", metadata={"Software": None})
+        shown = json.dumps([_shown(axes) for axes in figure.axes], indent=1)
+        (self.folder / f"{name}.json").write_text(shown + "\n", encoding="utf-8")
+        self._captions[name] = caption
+        text = json.dumps(self._captions, indent=1, sort_keys=True)
+        (self.folder / "captions.json").write_text(text + "\n", encoding="utf-8")
+
+    def save_table(self, frame: pd.DataFrame, name: str, caption: str) -> pd.DataFrame:
+        """Write <name>.csv, .md and .tex from one formatted frame of strings and return it."""
+        frame = frame.astype(str)
+        write_csv(frame, self.folder / f"{name}.csv")
+        (self.folder / f"{name}.md").write_text(markdown(frame, caption), encoding="utf-8")
+        (self.folder / f"{name}.tex").write_text(latex(frame, caption, name), encoding="utf-8")
+        return frame
+
+    def save_ledger(self, frame: pd.DataFrame, caption: str) -> None:
+        """Write the claim ledger to claims.json and claims.md."""
+        text = frame.to_json(orient="records", indent=1, force_ascii=False)
+        (self.folder / "claims.json").write_text(text + "\n", encoding="utf-8")
+        (self.folder / "claims.md").write_text(markdown(frame, caption), encoding="utf-8")
+
+
+def evaluate(predictions: Predictions, calibration: Predictions | None = None, scores: Iterable[str] = SCORES
+             ) -> list[dict]:
+    """Rows {score, metric, value}: the model's own metrics (score empty), then every score's failure metrics.
+
+    Scores that need calibration are fitted on `calibration` and left out without it. A ranking metric without both
+    errors and right answers is "n/a".
+    """
+    means = {"sua_positive": score(predictions, "sua_positive"), "sensitivity": score(predictions, "sensitivity"),
+             "entropy": score(predictions, "entropy")}
+    rows = [{"score": "", "metric": name, "value": metric(predictions)}
+            for name, metric in metrics.MODEL_METRICS.items()]
+    rows += [{"score": "", "metric": name, "value": float(values.mean())} for name, values in means.items()]
+    for name, values in score_all(predictions, calibration, scores).items():
+        for metric, function in metrics.SCORE_METRICS.items():
+            try:
+                value = function(predictions.is_error, values)
+            except metrics.SingleClassError:
+                value = np.nan
+            rows.append({"score": name, "metric": metric, "value": value})
+    return rows
+
+
+def label_free_row(predictions: Predictions, delta: float = 0.05, groups: int = 5) -> dict[str, object]:
+    """What can be certified about a model without a label, and the measured error of the pooled orbits beside it.
+
+    The group-wise miscalibration bound bins items by the confidence of their orbit's mean, which all members of an
+    orbit share; the bins' edges come from one half of the items, the bound from the other.
+    """
+    floor, global_bound = error_floor(predictions, delta), misalignment_test(predictions, delta)
+    confidence = predictions.orbit.mean(1).max(-1)
+    half = len(predictions) // 2
+    edges = np.quantile(confidence[:half], np.arange(1, groups) / groups)
+    bins = np.searchsorted(edges, confidence[half:])
+    by_group = misalignment_test(predictions.subset(slice(half, None)), delta, groups=bins)
+    wrong = NOT_AVAILABLE
+    if predictions.labels is not None:
+        wrong = f"{(predictions.orbit.argmax(-1) != predictions.labels[:, None]).mean():.3f}"
+    return {"items": len(predictions), "K": floor.k, "SUA > 0": f"{(score(predictions, 'sua') > 0).mean():.3f}",
+            "error ≥": f"{floor.bound:.3f}", "measured error": wrong, "mean S_TV": f"{global_bound.sensitivity:.3f}",
+            "mean H (nats)": f"{global_bound.entropy:.3f}", "miscalibration ≥": f"{global_bound.bound:.3f}",
+            "by groups ≥": f"{by_group.bound:.3f}"}
+
+
+def score_all(predictions: Predictions, calibration: Predictions | None = None, scores: Iterable[str] = SCORES
+              ) -> dict[str, np.ndarray]:
+    """{name: (N,)} of every score whose fields are there; those that need calibration only if `calibration` has errors
+    and right answers."""
+    fit = calibration if calibration is not None and len(np.unique(calibration.is_error)) == 2 else None
+    names = [name for name in available(predictions, fit) if name in set(scores)]
+    return {name: score(predictions, name, **({"calibration": fit} if "calibration" in SCORES[name].needs else {}))
+            for name in names}
+
+
+def read_metrics(*files: Path) -> pd.DataFrame:
+    """Long sorted metrics of several stages; empty scores stay empty strings, "n/a" becomes NaN in `value`."""
+    frames = [pd.read_csv(file, keep_default_na=False, na_values={"value": [NOT_AVAILABLE]}) for file in files]
+    return pd.concat(frames, ignore_index=True).sort_values(COLUMNS[:-1], ignore_index=True)
+
+
+def mean_sd(values: pd.Series) -> str:
+    """"mean ± sd" over seeds (sample standard deviation), or why there is none."""
+    values = values.dropna()
+    if values.empty:
+        return f"{NOT_AVAILABLE} (single class)"
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Twelve significant digits, NaN as "n/a"."""
+    frame.to_csv(path, index=False, float_format="%.12g", lineterminator="\n", na_rep=NOT_AVAILABLE)
+
+
+def markdown(frame: pd.DataFrame, caption: str) -> str:
+    """The caption and a pipe table; pipes in cells are escaped."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.values.tolist()]
+    lines = ("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join([caption, "", *lines, ""])
+
+
+_TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "≥": r"$\geq$", "λ": r"$\lambda$", "<": r"\textless{}",
+        ">": r"\textgreater{}", "∞": r"$\infty$", "▲": r"$\uparrow$",
+        "▼": r"$\downarrow$", **{c: "\\" + c for c in "&%$#_{}"}, "^": r"\^{}", "~": r"\~{}"}
+
+
+def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
+    """A booktabs table with escaped cells."""
+    tex = lambda cell: "".join(_TEX.get(character, character) for character in str(cell))
+    line = lambda cells: " & ".join(map(tex, cells)) + r" \\"
+    return "\n".join([
+        r"\begin{table}", r"\centering\small", rf"\caption{{{tex(caption)}}}", rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{{'l' * len(frame.columns)}}}", r"\toprule", line(frame.columns), r"\midrule",
+        *map(line, frame.values.tolist()), r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+MOST_POINTS = 100
+
+
+def _shown(axes):
+    """What a panel draws, as numbers: of each line, group of points or bar at most MOST_POINTS, and the mean of all."""
+    artists = [line.get_xydata() for line in axes.lines]
+    artists += [np.asarray(group.get_offsets()) for group in axes.collections]
+    artists += [np.array([patch.get_window_extent().transformed(axes.transData.inverted()).extents])
+                for patch in axes.patches]
+    artists += [np.atleast_2d(image.get_array()) for image in axes.images]
+    return {"title": axes.get_title(), "artists": [_some_points(np.ma.filled(points, np.nan)) for points in artists]}
+
+
+def _some_points(points):
+    chosen = points[::math.ceil(len(points) / MOST_POINTS)] if len(points) else points
+    return {"points": len(points), "mean": _digits(points.mean(0)) if len(points) else [], "some": _digits(chosen)}
+
+
+def _digits(values):
+    """Nested lists of numbers to four digits; null for what is not finite."""
+    return [_digits(row) for row in values] if np.ndim(values) > 1 else [
+        float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
+
+
+def _plain(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def plot_sh_plane(axes, predictions: Predictions, title: str) -> None:
+    """Errors and right answers in the plane of entropy and sensitivity, with the line SUA = 0 and the medians that
+    separate the regimes. Both axes on a square-root scale, since most items sit near the origin."""
+    h, s = score(predictions, "entropy"), score(predictions, "sensitivity")
+    wrong = predictions.is_error
+    axes.scatter(h[~wrong], s[~wrong], s=8, alpha=0.5, linewidths=0, label="right")
+    axes.scatter(h[wrong], s[wrong], s=14, alpha=0.6, marker="x", linewidths=0.7, label="wrong")
+    line = np.linspace(0, max(h.max(), 1e-3), 200)
+    axes.plot(line, line, color="black", linewidth=1, label="SUA = 0")
+    axes.axvline(np.median(h), color="gray", linestyle=":", linewidth=0.8)
+    axes.axhline(np.median(s), color="gray", linestyle=":", linewidth=0.8, label="medians")
+    root = (lambda x: np.sqrt(np.maximum(x, 0)), np.square)
+    axes.set_xscale("function", functions=root)
+    axes.set_yscale("function", functions=root)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # the scale brings the larger ones close together
+    reach = lambda limits, values: (0, max(limits[1], 1.04 * values.max()))  # of this panel and those it shares with
+    axes.set(title=title, xlabel="entropy H (nats, root scale)", ylabel="sensitivity S (nats, root scale)",
+             xlim=reach(axes.get_xlim(), h), ylim=reach(axes.get_ylim(), s))
+
+
+def plot_reliability(axes, models: Mapping[str, Iterable[Predictions]], title: str, bins: int = 10) -> None:
+    """Share of right answers by confidence, in bins of equal mass, for each name; its runs are pooled."""
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    for (name, runs), style in zip(models.items(), ("o-", "s--", "^:")):
+        runs = list(runs)
+        confidence = np.concatenate([p.probs.max(-1) for p in runs])
+        right = np.concatenate([~p.is_error for p in runs])
+        parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
+        axes.plot([confidence[part].mean() for part in parts], [right[part].mean() for part in parts], style,
+                  markersize=3, linewidth=1, label=name)
+    axes.set(title=title, xlabel="confidence")
+
+
+def plot_auroc(axes, rows: pd.DataFrame, title: str, marked: Iterable[str] = ()) -> None:
+    """AUROC of every score with its interval (columns score, auroc, low, high); `marked` scores as orange diamonds."""
+    rows = rows.dropna(subset="auroc")
+    if rows.empty:
+        axes.text(0.5, 0.5, NOT_AVAILABLE, transform=axes.transAxes, ha="center")
+    spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["auroc"].to_numpy())
+    axes.errorbar(rows["auroc"], rows["score"], xerr=spread, fmt="none", ecolor="gray", elinewidth=1)
+    is_marked = rows["score"].isin(list(marked))
+    for part, marker, color in ((rows[~is_marked], "o", "C0"), (rows[is_marked], "D", "C3")):
+        axes.scatter(part["auroc"], part["score"], s=18, marker=marker, color=color, zorder=3)
+    axes.axvline(0.5, color="black", linewidth=0.8)
+    axes.set(title=title, xlabel="AUROC")
+
+
+def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]], title: str) -> None:
+    """Risk-coverage curves, mean over runs: error rate among the accepted, as more of the lowest scores are accepted.
+
+    runs : (is_error (N,), {score name: (N,)}) per seed.
+    """
+    runs = list(runs)
+    styles = ["-", "--", "-.", ":", (0, (5, 1)), "-"]
+    for style, name in zip(styles * 3, runs[0][1]):
+        risk = np.mean([metrics.selective_risk(is_error, scores[name]) for is_error, scores in runs], axis=0)
+        coverage, ours = np.arange(1, len(risk) + 1) / len(risk), name == "sua_repaired"
+        enough = coverage >= 0.02  # the error rate among fewer is noise
+        axes.plot(coverage[enough], risk[enough], linestyle=style, linewidth=2 if ours else 1.4, label=name,
+                  color="black" if ours else None)
+    axes.set(title=title, xlabel="coverage (share of inputs answered)", ylabel="error rate among answered", xlim=(0, 1))
+    axes.set_ylim(bottom=0, auto=True)  # panels that share the axis may reach higher
+
+
+# --- the README shows committed results, never typed ones ---
+
+_BLOCK = re.compile(r"(<!-- begin (figures/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def render_readme(text: str) -> str:
+    """The README with every block `<!-- begin figures/... -->` filled from that file."""
+    return _BLOCK.sub(lambda block: block[1] + (paths.root() / block[2]).read_text(encoding="utf-8") + block[3], text)
+
+
+def main() -> int:
+    readme = paths.root() / "README.md"
+    readme.write_text(render_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

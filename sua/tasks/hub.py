@@ -1,0 +1,118 @@
+"""Sets of the Hugging Face hub at pinned revisions, read from a mirror or from the hub itself."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Iterable
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset
+
+from .. import paths
+
+
+@dataclass(frozen=True)
+class HubTask:
+    """Where a hub data set keeps what a Task needs. held_out : its labelled splits that nothing trains on.
+
+    options : for multiple choice the column {"text": [...], "label": [...]}; `label` then names the right one, and rows
+    with another number of options than label_names are left out.
+    """
+
+    hub_id: str
+    revision: str
+    label_names: tuple[str, ...]
+    text: str
+    text_pair: str | None = None
+    options: str | None = None
+    label: str = "label"
+    config: str = "default"
+    held_out: tuple[str, ...] = ("validation", "test")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return "train", *self.held_out
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where the hub keeps a set with columns of its own, which one function alone knows."""
+
+    hub_id: str
+    revision: str
+    config: str
+    splits: tuple[str, ...]
+
+
+HUB_TASKS: dict[str, HubTask] = {
+    "sst2": HubTask("stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", ("negative", "positive"),
+                    text="sentence"),
+    "ag_news": HubTask("fancyzhx/ag_news", "eb185aade064a813bc0b7f42de02595523103ca4",
+                       ("world", "sports", "business", "science and technology"), text="text", held_out=("test",)),
+    "openbookqa": HubTask("allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", tuple("ABCD"),
+                          text="question_stem", options="choices", label="answerKey", config="main"),
+    "arc_easy": HubTask("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", tuple("ABCD"), text="question",
+                        options="choices", label="answerKey", config="ARC-Easy", held_out=("test",)),
+}
+_NLI = {"label_names": ("entailment", "neutral", "contradiction"), "text": "premise", "text_pair": "hypothesis"}
+SNLI = HubTask("stanfordnlp/snli", "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b", config="plain_text",
+               held_out=("validation",), **_NLI)
+MULTI_NLI = HubTask("nyu-mll/multi_nli", "da70db2af9d09693783c3320c4249840212ee221", held_out=("validation_matched",),
+                    **_NLI)
+HUB_SETS: dict[str, HubSet] = {
+    "bbq": HubSet("oskarvanderwal/bbq", "ab00114b0fbf59c7c539ff9158f6ce717d13ab63", "All", ("test",)),
+    "ambignq": HubSet("sewon/ambig_qa", "e969d0132f4dd28c2939d55be34f1788c00ccfe7", "light", ("validation",)),
+    "triviaqa": HubSet("mandarjoshi/trivia_qa", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", "rc.nocontext",
+                       ("validation",)),
+}
+
+
+def labelled_rows(spec: HubTask, split: str) -> tuple[Dataset, dict]:
+    """One split's labelled rows in the common schema, and where it came from."""
+    rows, origin = hub_rows(spec, split, filter(None, (spec.text, spec.text_pair, spec.options, spec.label)))
+    return _schema(rows, spec, split), origin
+
+
+def hub_rows(source: HubTask | HubSet, split: str, columns: Iterable[str]) -> tuple[Dataset, dict]:
+    """One split with the hub's own columns, from a mirror or the hub, and where it came from.
+
+    Raises ValueError if one of `columns` is missing; NotAvailableError if neither a mirror nor the hub has the set.
+    """
+    file = paths.in_mirror("datasets", source.hub_id, source.config, f"{split}.parquet")
+    if file:
+        rows = Dataset(pq.read_table(file))
+        origin = {"origin": "mirror", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    else:
+        rows = from_hub(source, split)
+        origin = {"origin": "hub", "revision": source.revision}
+    where = f"{file}" if file else f"{source.hub_id}, split {split},"
+    for column in columns:
+        if column not in rows.column_names:
+            raise ValueError(f"{where} has no column {column!r}; it has {', '.join(rows.column_names)}. Use the "
+                             "hub's own columns, or a HubTask that names these")
+    return rows, origin
+
+
+def _schema(rows, spec, prefix):
+    table = {"id": [f"{prefix}-{i}" for i in range(len(rows))], "text": list(rows[spec.text])}
+    if spec.text_pair:
+        table["text_pair"] = list(rows[spec.text_pair])
+    labels = list(rows[spec.label])
+    if spec.options:
+        options = list(rows[spec.options])
+        table["options"] = [list(row["text"]) for row in options]
+        labels = [list(row["label"]).index(label) if len(row["text"]) == len(spec.label_names) else -1
+                  for row, label in zip(options, labels)]
+    table["label"] = labels
+    return Dataset.from_dict(table).select(np.flatnonzero(np.array(labels) >= 0))
+
+
+def from_hub(source: HubTask | HubSet, split: str) -> Dataset:
+    """One split from the hub itself. NotAvailableError where it does not answer."""
+    try:
+        return load_dataset(source.hub_id, source.config, split=split, revision=source.revision)
+    except Exception as error:  # whatever went wrong, the reader needs the same two remedies
+        reason = f"revision {source.revision}: {type(error).__name__}"
+        raise paths.not_available("data set", f"{source.hub_id} ({source.config}, {split})", reason) from error

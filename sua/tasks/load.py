@@ -1,0 +1,132 @@
+"""Tasks by name: generated worlds, sets of the hub, and those composed of several."""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from .. import paths
+from . import worlds
+from .hub import HUB_SETS, HUB_TASKS, MULTI_NLI, SNLI, HubTask, labelled_rows
+from .recorded import chaosnli, hub_or_raw
+from .task import SPLITS, Task
+
+
+def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
+    """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
+    "arc_easy"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), "bbq" (with
+    `ambiguous`: whether the context leaves the question open), or any HubTask.
+
+    sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
+    A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
+    hub's held-out splits, and share a single one in proportion if it is smaller than asked for. Further arguments go
+    to the world's generator.
+
+    Raises ValueError for an unknown name, a missing column or too few rows; NotAvailableError if neither a mirror
+    nor the hub has the set.
+    """
+    sizes = {"train": 1000, "validation": 200, "calibration": 500, "test": 1000, **(sizes or {})}
+    if unknown := set(sizes) - set(SPLITS):
+        raise ValueError(f"sizes names unknown splits {sorted(unknown)}; known: {', '.join(SPLITS)}")
+    if min(sizes.values()) < 1:
+        raise ValueError(f"sizes = {sizes}: every split needs at least one row")
+    if name in worlds.WORLDS:
+        return worlds.generate(name, sizes, seed, **world)
+    composed = {"chaosnli": _chaosnli, "bbq": _bbq}
+    if isinstance(name, str) and name not in (known := [*HUB_TASKS, *composed]):
+        raise ValueError(f"unknown task {name!r}; known: {', '.join([*worlds.WORLDS, *known])}. For "
+                         "another hub data set give a sua.tasks.HubTask that names its columns")
+    if world:
+        raise ValueError(f"task {name!r} takes no {sorted(world)}: only generated worlds do")
+    if name in composed:
+        return composed[name](sizes, seed)
+    spec = HUB_TASKS[name] if isinstance(name, str) else name
+    short = name if isinstance(name, str) else spec.hub_id.split("/")[-1]
+    return _hub_task(short, spec, sizes, seed)
+
+
+def _hub_task(name, spec, sizes, seed):
+    loaded = {split: labelled_rows(spec, split) for split in spec.splits}
+    origin = loaded["train"][1]
+    pool = {split: rows for split, (rows, _) in loaded.items()}
+    held_out = [split for split in spec.held_out if len(pool[split])]
+    if not held_out:
+        raise ValueError(f"{spec.hub_id}: none of {', '.join(spec.held_out)} has labels; name a labelled split")
+    rng = np.random.default_rng(seed)
+    order = {split: list(rng.permutation(len(rows))) for split, rows in pool.items()}
+    if len(held_out) == 1:  # the other's labels are hidden: calibration and test share what is there, in proportion
+        wanted, rows = sizes["calibration"] + sizes["test"], len(pool[held_out[0]])
+        if rows < wanted:
+            part = rows * sizes["calibration"] // wanted
+            sizes = {**sizes, "calibration": part, "test": rows - part}
+    take = {"train": "train", "validation": "train", "calibration": held_out[0], "test": held_out[-1]}
+    splits = DatasetDict()
+    for split, origin_split in take.items():
+        rows, size = pool[origin_split], sizes[split]
+        chosen, order[origin_split] = order[origin_split][:size], order[origin_split][size:]
+        if len(chosen) < size:
+            raise ValueError(f"{spec.hub_id}: {split} asks for {size} rows, {origin_split} has {len(chosen)} left "
+                             f"of {len(rows)}: lower sizes[{split!r}]")
+        splits[split] = rows.select(sorted(chosen))
+    source = {"hub_id": spec.hub_id, "config": spec.config, **origin, "splits": "drawn anew, not the official ones"}
+    paths.tell_runner("notes", f"{spec.hub_id} ({origin['origin']}): splits {source['splits']}; rows {sizes}")
+    return Task(name, splits, spec.label_names, source=source)
+
+
+def _chaosnli(sizes, seed):
+    """Half of the training rows from SNLI, half from MultiNLI; calibration and test rows are people's votes."""
+    rng = np.random.default_rng(seed)
+    splits, origins = DatasetDict(), {}
+    for split in ("train", "validation"):
+        parts = []
+        for spec, size in zip((SNLI, MULTI_NLI), (sizes[split] - sizes[split] // 2, sizes[split] // 2)):
+            rows, origin = labelled_rows(spec, "train" if split == "train" else spec.held_out[0])
+            origins[spec.hub_id] = origin
+            parts.append(_draw(rows, size, rng, f"{spec.hub_id}: {split}"))
+        splits[split] = concatenate_datasets(parts)
+    votes = chaosnli()
+    order = rng.permutation(len(votes))
+    if (wanted := sizes["calibration"] + sizes["test"]) > len(votes):
+        raise ValueError(f"chaosnli: calibration and test ask for {wanted} rows, there are {len(votes)}: lower sizes")
+    splits["calibration"] = votes.select(sorted(order[:sizes["calibration"]]))
+    splits["test"] = votes.select(sorted(order[sizes["calibration"]:wanted]))
+    source = {**next(iter(origins.values())), "sets": origins, "splits": "drawn anew, not the official ones"}
+    paths.tell_runner("notes", f"chaosnli: trained on SNLI and MultiNLI, tested on ChaosNLI; rows {sizes}")
+    return Task("chaosnli", splits, SNLI.label_names, source=source)
+
+
+def _bbq(sizes, seed):
+    """BBQ (Parrish et al., Findings of ACL 2022): a context, a question about it and three options.
+
+    In an ambiguous context the option that says "unknown" is right, in a disambiguated one a person. Items of one
+    template (category, question_index) differ in few words, so all of them go to one split.
+    """
+    rows, origin = hub_or_raw("bbq", "test", ("category", "example_id", "question_index", "context_condition",
+                                              "context", "question", "ans0", "ans1", "ans2", "label"))
+    if "choices" not in rows[0]:  # the hub's columns, under the names of the mirror's file
+        rows = [{**row, "id": f"{row['category']}-{row['example_id']}", "condition": row["context_condition"],
+                 "choices": [row["ans0"], row["ans1"], row["ans2"]], "answer": row["label"]} for row in rows]
+    data = Dataset.from_dict({
+        "id": [row["id"] for row in rows], "text": [f"{row['context']} {row['question']}" for row in rows],
+        "options": [row["choices"] for row in rows], "label": [row["answer"] for row in rows],
+        "ambiguous": [row["condition"] == "ambig" for row in rows]})
+    templates = {}
+    for i, row in enumerate(rows):
+        templates.setdefault((row["category"], str(row["question_index"])), []).append(i)
+    rng, members, parts = np.random.default_rng(seed), list(templates.values()), {split: [] for split in SPLITS}
+    for i in rng.permutation(len(members)):  # to the split that is furthest from its size
+        parts[min(SPLITS, key=lambda split: len(parts[split]) / sizes[split])] += members[i]
+    splits = DatasetDict({split: _draw(data.select(part), sizes[split], rng, f"bbq: {split}")
+                          for split, part in parts.items()})
+    source = {"hub_id": HUB_SETS["bbq"].hub_id, "config": HUB_SETS["bbq"].config, **origin,
+              "splits": "drawn anew, not the official ones"}
+    paths.tell_runner("notes", f"bbq ({origin['origin']}): splits {source['splits']}; rows {sizes}")
+    return Task("bbq", splits, tuple("ABC"), source=source)
+
+
+def _draw(rows, size, rng, what):
+    if size > len(rows):
+        raise ValueError(f"{what} asks for {size} rows, there are {len(rows)}: lower sizes")
+    return rows.select(sorted(rng.permutation(len(rows))[:size]))

@@ -1,0 +1,1 @@
+"""Training: `objectives` says what is minimised, `trainer` does it."""

@@ -1,0 +1,295 @@
+"""Training on an `Objective`: the trainer, and `train` with its cache, resumption and equal compute.
+
+One forward pass takes the clean rows and their variants in one padding; variants are drawn afresh in every epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Mapping
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from filelock import FileLock
+
+from .. import paths, scores
+from ..inputs import has_options, inputs, option_columns
+from ..models.choice import ChoiceLM
+from ..models.common import padded, progress, quiet, wide
+from ..models.encoder import EncoderClassifier
+from ..models.load import load_model
+from ..models.tiny import tiny_encoder, tiny_llama
+from ..perturb import Perturbation
+from ..tasks.task import Task
+from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
+
+# what a trained model depends on
+CODE = ("inputs", "perturb/kernel", "perturb/text", "perturb/prompts", "models/common", "models/encoder", "models/load",
+        "models/tiny", "training/objectives", "training/trainer")
+
+
+class VariantData(torch.utils.data.Dataset):
+    """Training items in a shuffled order that changes with the epoch, each with the variants its objective asks for.
+
+    Order and variants are functions of (seed, epoch, item) alone, so that a resumed run sees what the uninterrupted
+    one would have seen. length : how many items to give; beyond the split's own number the next epochs follow.
+    ValueError if the objective needs a perturbation or soft labels that are not there.
+    """
+
+    def __init__(self, split: Dataset, classifier: EncoderClassifier, objective: Objective,
+                 perturbation: Perturbation | None, seed: int, length: int | None = None):
+        self.inputs, self.labels, self.soft = inputs(split), list(split["label"]), None
+        if objective.soft:
+            if "label_dist" not in split.column_names:
+                raise ValueError("the objective has soft = True, but the training split has no column label_dist: take "
+                                 "a task with known or voted distributions, or soft = False")
+            self.soft = np.asarray(split["label_dist"])
+        self.classifier, self.perturbation, self.seed = classifier, _needed(perturbation, objective), seed
+        self.objective, self.length, self.epoch = objective, length or len(self.inputs), 0
+        self._order = None, None
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, position):
+        further, place = divmod(position, len(self.inputs))
+        epoch = self.epoch + further
+        if self._order[0] != epoch:
+            shuffler = np.random.default_rng([self.seed, epoch, len(self.inputs)])
+            self._order = epoch, shuffler.permutation(len(self.inputs))
+        return epoch, int(self._order[1][place])
+
+    def _variants(self, epoch, i):
+        x, k = self.inputs[i], self.objective.k
+        if self.perturbation:
+            return self.perturbation.sample(x, k, np.random.default_rng([self.seed, epoch, i]))
+        return [x] * k if self.objective.variants == "copies" else []
+
+    def collate(self, items):
+        """Clean rows first, then the variants item by item, in one padding: one forward pass of all rows."""
+        chosen, options = [i for _, i in items], {}
+        varied = items[:math.ceil(self.objective.share * len(items))]
+        orbits = [[self.inputs[i], *self._variants(epoch, i)] for epoch, i in varied]
+        rows = [self.inputs[i] for i in chosen] + [variant for _, *variants in orbits for variant in variants]
+        if has_options(rows[0]):  # a variant may have them in another order
+            options["columns"] = torch.from_numpy(option_columns(orbits, max(map(len, rows)) - 1)[:, 1:])
+        if self.soft is not None:
+            options["label_dist"] = torch.from_numpy(self.soft[chosen])
+        return {**padded(self.classifier.tokenizer, self.classifier.encode(rows)), **options,
+                "items": torch.tensor(chosen), "labels": torch.tensor([self.labels[i] for i in chosen])}
+
+
+def _needed(perturbation, objective):
+    """The perturbation if the objective draws from it. ValueError if it does and there is none."""
+    if not objective.k or objective.variants != "perturbed":
+        return None
+    if perturbation is None:
+        raise ValueError(f"the objective uses k = {objective.k} variants per item: give a perturbation to draw them")
+    return perturbation
+
+
+class SUATrainer(transformers.Trainer):
+    """transformers.Trainer on an `Objective`: one forward pass over the clean rows and their variants.
+
+    data : a Task split. With args.max_steps the items are one endless shuffled stream in full batches. probes : named
+    splits. Logs task, sensitivity, entropy and sua_positive, means over the steps and processes since the last entry,
+    and entropy_<name>, the mean entropy (nats) of p on each probe, beside the loss.
+    Raises FloatingPointError on a loss that is not finite, with the step, the terms and the items of the batch.
+    """
+
+    def __init__(self, classifier: EncoderClassifier, args: transformers.TrainingArguments, data: Dataset,
+                 objective: Objective = OBJECTIVES["erm"], perturbation: Perturbation | None = None,
+                 probes: Mapping[str, Dataset] | None = None, **options):
+        args.remove_unused_columns, args.train_sampling_strategy = False, "sequential"  # the data shuffle themselves
+        per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        train = VariantData(data, classifier, objective, perturbation, args.seed, max(args.max_steps, 0) * per_step)
+        super().__init__(model=classifier.model, args=args, train_dataset=train, data_collator=train.collate,
+                         processing_class=classifier.tokenizer, **options)
+        self.classifier, self.objective, self.model_accepts_loss_kwargs = classifier, objective, False
+        self.probes = {name: inputs(split) for name, split in (probes or {}).items()}
+        self._sums, self._steps = {}, 0
+
+    def compute_loss(self, model, batch, return_outputs=False, num_items_in_batch=None):
+        batch, objective = dict(batch), self.objective
+        labels, items, label_dist = batch.pop("labels"), batch.pop("items"), batch.pop("label_dist", None)
+        columns, b, variants = batch.pop("columns", None), len(labels), None
+        forward = lambda: self.classifier.class_logits(wide(self.classifier.forward(model, batch).logits))
+        if objective.variants in ADVERSARIAL:
+            logits, variants = adversarial_logits(objective, forward, self.model.get_input_embeddings(), batch, labels)
+        else:
+            logits = forward()
+            if objective.k:
+                logits, variants = logits[:b], logits[b:].unflatten(0, (-1, objective.k))
+                variants = variants if columns is None else variants.gather(-1, columns)
+        loss, terms = objective(logits, variants, labels, label_dist)
+        terms = {name: value.detach() for name, value in terms.items()}
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"loss is {loss.item()} at step {self.state.global_step}, terms "
+                f"{ {name: value.item() for name, value in terms.items()} }, items {items.tolist()}: lower the "
+                "learning rate, clip gradients or look at these items")
+        self._sums = {name: self._sums.get(name, 0) + value for name, value in terms.items()}
+        self._steps += 1
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if self._steps and "loss" in logs:
+            means = self.accelerator.reduce(torch.stack([*self._sums.values()]) / self._steps, "mean")
+            logs |= dict(zip(self._sums, means.tolist()))
+            logs |= {f"entropy_{name}": float(scores.entropy(self.classifier.predict_proba(probe)).mean())
+                     for name, probe in self.probes.items()}
+            self._sums, self._steps = {}, 0
+        super().log(logs, *args, **kwargs)
+
+
+def train(model: str, task: Task, objective: Objective, perturbation: Perturbation | None = None, seed: int = 0, *,
+          epochs: int = 3, batch_size: int = 32, compute_k: int | None = None, learning_rate: float = 5e-5,
+          probes: Mapping[str, Dataset] | None = None, lora: Mapping | None = None, arguments: Mapping | None = None,
+          cache=None, **model_options):
+    """Train a model on task["train"] and return (EncoderClassifier, log); resumes what was interrupted.
+
+    model : "tiny" (a two-layer BERT from scratch), "tiny_llama", or what `load_model` takes, with causal=True for a
+    causal model whose options are the task's label names; model_options go to either, such as dtype: by default the
+    tiny ones train in float64, which makes their numbers the same on every processor, others in float32.
+    epochs, batch_size : there are epochs * ceil(N / batch_size) optimizer steps, whatever the objective.
+    compute_k : equal compute for all objectives. A step has batch_size * (compute_k + 1) rows, so that an objective of
+    fewer passes per item sees more items, and more often. None: batch_size items, over all processes, per step.
+    probes : named splits whose mean entropy the log follows.
+    lora : fields of peft.LoraConfig, e.g. {"r": 8}; the adapters are merged at the end. Needs the extra `gpu`.
+    arguments : further transformers.TrainingArguments, e.g. {"bf16": True}.
+    log : one dict of loss terms at each of `epochs` equally spaced points.
+    cache : a folder; the finished model is kept there under a hash of everything it depends on and found again.
+    Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
+    """
+    perturbation = _needed(perturbation, objective)
+    classifier = _untrained(model, task, seed, model_options)
+    causal = ["models/choice"] if isinstance(classifier, ChoiceLM) else []
+    world = [f"tasks/worlds/{task.source['world']}"] if "world" in task.source else []  # it holds kernels
+    recipe = {"model": model, "task": task.name, "data": task.digest, "objective": asdict(objective), "seed": seed,
+              "perturbation": perturbation and perturbation.name, "epochs": epochs, "batch_size": batch_size,
+              "compute_k": compute_k, "learning_rate": learning_rate, "lora": lora, "arguments": arguments,
+              "probes": {name: _digest(inputs(split)) for name, split in (probes or {}).items()},
+              "code": paths.code_digest(*CODE, *causal, *world),
+              "model_options": model_options, "versions": [torch.__version__, transformers.__version__],
+              "threads": torch.get_num_threads()}
+    per_epoch = math.ceil(len(task["train"]) / batch_size)
+    items = batch_size if compute_k is None else max(1, round(batch_size * (compute_k + 1) / objective.passes))
+    args = transformers.TrainingArguments(**{
+        "seed": seed, "data_seed": seed, "max_steps": epochs * per_epoch, "logging_steps": per_epoch,
+        "save_steps": per_epoch, "save_strategy": "no" if cache is None else "steps", "save_total_limit": 2,
+        "learning_rate": learning_rate, "weight_decay": 0.01, "warmup_steps": 0.1, "lr_scheduler_type": "linear",
+        "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": [], "disable_tqdm": True, **(arguments or {})})
+    parts = max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
+    args.per_device_train_batch_size = max(1, round(items / parts))
+    fit = lambda folder: _fit(classifier, args, task, objective, perturbation, probes, lora, folder)
+    if cache is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return classifier, fit(folder)
+    digest = _digest(json.dumps(recipe, sort_keys=True, default=str))
+    folder = Path(cache) / f"{task.name}-{Path(model).name}-{objective.name}-seed{seed}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths.tell_runner("notes", f"{classifier.name} trains and answers in {classifier.dtype}")
+    with _one_training(folder, args):
+        if not (folder / "log.json").exists():
+            log = fit(folder / "checkpoints")
+            if args.should_save:
+                with quiet(transformers):
+                    classifier.save(folder / "model")
+                (folder / "recipe.json").write_text(json.dumps(recipe, indent=1, sort_keys=True, default=str))
+                unfinished = folder / ".log.json"
+                unfinished.write_text(json.dumps(log))
+                os.replace(unfinished, folder / "log.json")  # last, so that its presence means finished
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    trained = load_model(folder / "model", name=classifier.name, batch_size=classifier.batch_size,
+                         max_length=classifier.max_length, cache=folder / "probabilities")
+    return trained, json.loads((folder / "log.json").read_text())
+
+
+def _digest(value):
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _one_training(folder, args):
+    """The main process holds the folder's lock; the others of its launch enter and leave with it."""
+    with FileLock(folder / "lock") if args.should_save else nullcontext():
+        args.distributed_state.wait_for_everyone()
+        yield
+        args.distributed_state.wait_for_everyone()
+
+
+def _untrained(model, task, seed, options):
+    known = [text for split in task.splits.values() for text in inputs(split)]  # words only, no labels
+    if model == "tiny_llama":
+        return tiny_llama(known, None if task.is_multiple_choice else task.label_names, seed, **options)
+    if task.is_multiple_choice and not options.get("causal"):
+        options = {"choice": True, **options}
+    if model == "tiny":
+        return tiny_encoder(known, task.n_classes, seed, **options)
+    if options.get("causal") and not task.is_multiple_choice:
+        options = {"answers": task.label_names, **options}
+    return load_model(model, task.n_classes, seed, **options)
+
+
+def _fit(classifier, args, task, objective, perturbation, probes, lora, folder):
+    args.output_dir = str(folder)
+    if lora is not None:
+        import peft
+
+        classifier.model = peft.get_peft_model(classifier.model, peft.LoraConfig(
+            task_type=classifier.adapter_task, **lora))
+    trainer = SUATrainer(classifier, args, task["train"], objective, perturbation, probes, callbacks=[
+        _CompleteCheckpoints(), _Bar(f"train {task.name} {objective.name} seed {args.seed}")])
+    trainer.remove_callback(transformers.PrinterCallback)
+    with quiet(transformers):
+        trainer.train(resume_from_checkpoint=_CompleteCheckpoints.last(folder))
+    classifier.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if lora is not None:
+        classifier.model = classifier.model.merge_and_unload()
+    classifier.model.eval()
+    return [{**entry, "epoch": entry["step"] / args.logging_steps}
+            for entry in trainer.state.log_history if "loss" in entry]
+
+
+class _CompleteCheckpoints(transformers.TrainerCallback):
+    """Marks each checkpoint once all its files are written: a kill in between leaves it unmarked and unused."""
+
+    def on_save(self, args, state, control, **_):
+        args.distributed_state.wait_for_everyone()
+        Path(args.output_dir, f"checkpoint-{state.global_step}", "complete").touch()
+
+    @staticmethod
+    def last(folder) -> str | None:
+        complete = sorted(Path(folder).glob("checkpoint-*/complete"), key=lambda file: int(file.parent.name[11:]))
+        for broken in set(Path(folder).glob("checkpoint-*")) - {file.parent for file in complete}:
+            shutil.rmtree(broken, ignore_errors=True)
+        return str(complete[-1].parent) if complete else None
+
+
+class _Bar(transformers.TrainerCallback):
+    def __init__(self, title):
+        self.title = title
+
+    def on_train_begin(self, args, state, control, **_):
+        self.bar = progress(total=state.max_steps, desc=self.title)
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args, state, control, **_):
+        self.bar.update()
+
+    def on_train_end(self, args, state, control, **_):
+        self.bar.close()

@@ -1,0 +1,130 @@
+"""Verdicts follow from results: each branch of each criterion on results made for it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sua.study.claims import CLAIMS, VERDICTS, Results, ledger
+from sua.study.report import COLUMNS
+
+NOTHING = Results(pd.DataFrame(columns=COLUMNS), pd.DataFrame(
+    columns=["task", "training", "score", "reference", "auroc", "gain", "gain_low", "gain_high"]), {})
+
+
+def verdict(claim, **results):
+    results = Results(**{**vars(NOTHING), **results})
+    return next(entry for entry in CLAIMS if entry.id == claim).judge(results)
+
+
+def test_without_results_nothing_is_tested():
+    rows = ledger(NOTHING)
+    assert list(rows["id"]) == [f"C{i}" for i in range(1, 12)]
+    assert set(rows["verdict"]) == {"not tested"} and rows["evidence"].str.len().min() > 0
+    assert rows["criterion"].str.len().min() > 0 and "not tested" in VERDICTS
+
+
+@pytest.mark.parametrize("printed, repaired, kl, expected", [
+    (0, 0, 0, "supported"), (0, 0, 5, "mixed"), (5, 0, 0, "repaired"), (5, 1, 0, "refuted")])
+def test_printed_bounds(printed, repaired, kl, expected):
+    facts = {"worlds": 10, "printed_violations": printed, "repaired_violations": repaired, "kl_violations": kl,
+             "refuted_by": "one input", "repaired_by": "a plus sign"}
+    found, evidence = verdict("C2", facts={"C2": facts})
+    assert found == expected
+    assert ("one input" in evidence) == (expected != "supported")
+    assert ("a plus sign" in evidence) == (expected in ("mixed", "repaired"))
+
+
+def gains(*intervals):
+    return pd.DataFrame([{"task": "t", "training": "erm", "score": "sua", "reference": reference, "auroc": 0.7,
+                          "gain": (low + high) / 2, "gain_low": low, "gain_high": high}
+                         for reference, (low, high) in zip(["entropy", "self_consistency"], intervals)])
+
+
+@pytest.mark.parametrize("intervals, expected", [
+    ([(0.1, 0.2), (0.01, 0.1)], "supported"), ([(-0.2, -0.1), (-0.1, -0.01)], "refuted"),
+    ([(0.1, 0.2), (-0.1, 0.1)], "mixed"), ([(-0.1, 0.1), (-0.1, 0.1)], "mixed")])
+def test_failure_prediction(intervals, expected):
+    assert verdict("C6", intervals=gains(*intervals))[0] == expected
+
+
+def test_failure_prediction_tells_clear_inputs_apart():
+    both = pd.concat([gains((0.1, 0.2), (0.1, 0.2)), gains((-0.2, -0.1), (-0.2, -0.1)).assign(task="t (clear)")])
+    found, evidence = verdict("C6", intervals=both)
+    assert found == "supported" and "on clear inputs alone: better in 0, worse in 1 of 1 cells" in evidence
+
+
+def metrics(values):
+    return pd.DataFrame([dict(zip(COLUMNS, ("t", "m", training, score, metric, seed, value)))
+                         for (training, score, metric), per_seed in values.items()
+                         for seed, value in enumerate(per_seed)])
+
+
+def compared(**gains):
+    """{metric: (low, high) of every rival's gain over the printed SUA-TR}; its own parts never count as rivals."""
+    return pd.DataFrame([{"task": "t", "metric": metric, "training": training, "reference": "sua_tr", "value": 0.5,
+                          "gain": (low + high) / 2, "gain_low": low, "gain_high": high}
+                         for metric, (low, high) in gains.items()
+                         for training, (low, high) in {"erm": (low, high), "sua_tr": (0, 0), "consistency": (9, 9),
+                                                       "soft_labels": (9, 9)}.items()])
+
+
+@pytest.mark.parametrize("accuracy, ece, expected", [
+    ((-0.2, -0.1), (0.1, 0.2), "supported"), ((0.1, 0.2), (-0.2, -0.1), "refuted"),
+    ((-0.2, -0.1), (-0.2, -0.1), "mixed"), ((-0.1, 0.1), (-0.1, 0.1), "refuted"), ((-0.2, -0.1), (-0.1, 0.2), "mixed")])
+def test_training_counts_only_clear_gains_and_a_lower_ece_as_better(accuracy, ece, expected):
+    found, evidence = verdict("C7", comparison=compared(accuracy=accuracy, ece_scaled=ece))
+    assert found == expected and "1 methods on 1 tasks" in evidence
+
+
+@pytest.mark.parametrize("rate, sua, clarified, expected", [
+    (0.9, 0.8, 0.95, "supported"), (0.9, 0.5, 0.95, "repaired"), (0.9, 0.5, 0.7, "mixed"),
+    (0.1, np.nan, np.nan, "refuted"), (0.9, np.nan, np.nan, "not tested")])
+def test_collapse(rate, sua, clarified, expected):
+    frame = metrics({("majority", "", "collapse_rate"): [rate], ("majority", "sua", "collapse_auroc"): [sua],
+                     ("majority", "clarification_sua", "collapse_auroc"): [clarified]})
+    found, evidence = verdict("C8", metrics=frame)
+    assert found == expected and "nan" not in evidence
+
+
+@pytest.mark.parametrize("real, expected", [(0.95, "repaired"), (0.6, "mixed")])
+def test_a_repair_of_collapse_has_to_hold_on_real_text_too(real, expected):
+    frame = metrics({("majority", "", "collapse_rate"): [0.9], ("majority", "sua", "collapse_auroc"): [0.5],
+                     ("majority", "clarification_sua", "collapse_auroc"): [0.95],
+                     ("erm", "clarification_sua", "ambiguity_auroc_all"): [real]})
+    found, evidence = verdict("C8", metrics=frame)
+    assert found == expected and f"ambiguous real text: t {real:.3f}" in evidence
+
+
+def benchmark(h, s, sua, elsewhere):
+    """AUROCs in regime D under the follow-up's labels, and of SUA over all under the two other rules (H there .6)."""
+    rows = [("sensitivity", "D", {"H": h, "-H": 1 - h, "S": s, "S - H": sua})]
+    rows += [(rule, "all", {"H": 0.6, "S - H": elsewhere}) for rule in ("model", "orbit")]
+    unused = ("self-consistency (samples at x)", "disagreement of the variants")
+    return pd.DataFrame([{"labels drawn from": rule, "regime": regime, "score": score, "auroc": value}
+                         for rule, regime, values in rows for score, value in {**values, **dict.fromkeys(unused, 0.5)}.items()])
+
+
+@pytest.mark.parametrize("h, s, sua, elsewhere, expected", [
+    (0.23, 0.89, 0.88, 0.4, "mixed"), (0.23, 0.80, 0.88, 0.7, "supported"), (0.23, 0.80, 0.88, 0.4, "mixed"),
+    (0.23, 0.89, 0.70, 0.7, "refuted"), (0.60, 0.80, 0.88, 0.7, "refuted")])
+def test_synthetic_benchmark(h, s, sua, elsewhere, expected):
+    assert verdict("C9", tables={"synthetic": benchmark(h, s, sua, elsewhere)})[0] == expected
+
+
+@pytest.mark.parametrize("cells, expected", [
+    ([("a", 0.3, 0.1, 0.2), ("nli", 0.1, -0.2, -0.1)], "supported"), ([("a", 0.3, -0.2, -0.1)], "refuted"),
+    ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.1, 0.1)], "refuted"),
+    ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.2, -0.1)], "mixed"),
+    ([("a", 0.3, 0.1, 0.2), ("b", 0.1, 0.1, 0.2)], "mixed"), ([("a", 0.3, 0.1, 0.2), ("nli", 0.3, -0.2, -0.1)], "mixed"),
+    ([("a", 0.1, 0.1, 0.2)], "not tested")])
+def test_regime_share(cells, expected):
+    table = pd.DataFrame([{"task": task, "training": "erm", "median D": share, "advantage": (low + high) / 2, "low": low,
+                           "high": high, "S over entropy": 0.0} for task, share, low, high in cells])
+    found, evidence = verdict("C10", tables={"regimes": table})
+    assert found == expected and "nan" not in evidence
+
+
+def test_ratio_alarms_are_counted_where_meaning_is_kept_exactly():
+    table = pd.DataFrame({"S/H mean_ratio": [0.5, 3.0, 4.0], "least_preserving_kernel": [1.0, 1.0, 0.9]})
+    found, evidence = verdict("C11", tables={"validity": table})
+    assert found == "not tested" and "0.500 to 4.000" in evidence and "1 of 2 cells" in evidence

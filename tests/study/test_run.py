@@ -1,0 +1,170 @@
+"""The strict runner on small projects of its own: what it refuses, what it keeps, what it does not do twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook
+
+from sua.study import run
+
+WRITE = "import os, pathlib\nfolder = pathlib.Path(os.environ['SUA_STAGE_DIR'])\n"
+
+
+def project(folder: Path, cells: dict[str, list[str]], parameters: dict, needs: dict | None = None,
+            outputs: tuple[str, ...] = ("out.txt",), tagged: bool = True) -> Path:
+    """A folder with notebooks/<name>.ipynb for each of `cells` and one profile `p`; the first cell has parameters."""
+    (folder / "notebooks" / "profiles").mkdir(parents=True, exist_ok=True)
+    for name, sources in cells.items():
+        notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+        if tagged:
+            notebook.cells[0].metadata["tags"] = ["parameters"]
+        notebook.metadata["sua"] = {"needs": (needs or {}).get(name, []), "outputs": list(outputs)}
+        nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
+    profile = {"settings": {"publish": True, "threads": 1}, **parameters}
+    (folder / "notebooks" / "profiles" / "p.yaml").write_text(yaml.safe_dump(profile))
+    return folder
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch, capsys):
+    """execute(cells, parameters, ...) -> (exit status, what was printed) of running the last notebook."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(cells=None, parameters=None, notebook=None, **options):
+        if cells:
+            project(tmp_path, cells, parameters or {}, **options)
+        status = run.main([notebook or list(cells)[-1], "--profile", "p"])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return go
+
+
+GOOD = ["profile = 'p'\nsize = 1", WRITE + "(folder / 'out.txt').write_text(str(size))"]
+SIZE_7 = {"01_a": {"size": 7}}
+
+
+def test_parameters_reach_the_notebook_and_results_are_published(execute, tmp_path):
+    noting = "from sua import paths\npaths.tell_runner('notes', 'drawn anew')"
+    status, printed = execute({"01_a": [*GOOD, noting]}, SIZE_7)
+    assert status == 0 and "[1/1] 01_a (p): it has not been run" in printed
+    assert (tmp_path / "build/p/01_a/out.txt").read_text() == "7"
+    assert (tmp_path / "figures/p/out.txt").read_text() == "7"
+    manifest = json.loads((tmp_path / "figures/p/MANIFEST.json").read_text())["stages"]["01_a"]
+    assert manifest["parameters"] == {"profile": "p", "size": 7}
+    assert set(manifest["outputs"]) == {"out.txt", "notebook.ipynb"}
+    assert manifest["notes"] == ["drawn anew"]
+    assert manifest["machine"]["versions"]["papermill"] and manifest["seconds"] > 0
+
+
+@pytest.mark.parametrize("cells, parameters, options, said", [
+    (GOOD, {"01_a": {"size": 7, "speed": 1}}, {}, "unknown parameters for 01_a: ['speed']"),
+    (GOOD, {"01_a": {}}, {}, "missing parameters for 01_a in profile 'p': ['size']"),
+    (GOOD, {}, {}, "has no section '01_a'"),
+    (GOOD, SIZE_7, {"tagged": False}, "has 0 cells tagged `parameters`"),
+])
+def test_refuses_before_anything_runs(execute, tmp_path, cells, parameters, options, said):
+    status, printed = execute({"01_a": cells}, parameters, **options)
+    assert status == 1 and said in printed
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("last, said", [
+    ("raise ArithmeticError('tea')", "tea"),
+    ("import sys; sys.exit(0)", "did not complete"),
+    ("pass", "declared outputs are missing: out.txt"),
+])
+def test_a_stage_that_did_not_end_well_is_kept_apart(execute, tmp_path, last, said):
+    status, printed = execute({"01_a": ["profile = 'p'", last, "after = 1"]}, {"01_a": {}})
+    assert status == 1 and said in printed
+    assert not (tmp_path / "build/p/01_a").exists() and not (tmp_path / "figures").exists()
+    failed = tmp_path / "build/p/failed/01_a"
+    assert said in (failed / "traceback.txt").read_text() and (failed / "notebook.ipynb").exists()
+
+
+def test_unknown_profile_and_notebook_name_the_known_ones(execute, capsys):
+    execute({"01_a": GOOD}, SIZE_7)
+    assert run.main(["01_a", "--profile", "q"]) == 1
+    assert "unknown profile 'q'; known: p" in capsys.readouterr().err
+    assert run.main(["02_b", "--profile", "p"]) == 1
+    assert "unknown notebook '02_b'; known: 01_a" in capsys.readouterr().err
+
+
+def test_nothing_is_run_again_unless_an_input_or_output_changed(execute, tmp_path):
+    counting = GOOD + [WRITE + "log = folder.parents[2] / 'log'\nlog.write_text(log.read_text() + '.' "
+                       "if log.exists() else '.')"]
+    runs = lambda: len((tmp_path / "log").read_text())
+    execute({"01_a": counting}, SIZE_7)
+    assert "up to date" in execute(notebook="01_a")[1] and runs() == 1
+
+    notebook = nbformat.read(tmp_path / "notebooks/01_a.ipynb", as_version=4)
+    os.utime(tmp_path / "notebooks/01_a.ipynb")  # a new date alone is no change
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "x"}
+    nbformat.write(notebook, tmp_path / "notebooks/01_a.ipynb")
+    assert "up to date" in execute(notebook="01_a")[1] and runs() == 1
+
+    assert "changed: parameters" in execute({"01_a": counting}, {"01_a": {"size": 8}})[1] and runs() == 2
+    assert "changed: notebooks/01_a.ipynb" in execute({"01_a": counting + ["1 + 1"]}, {"01_a": {"size": 8}})[1]
+    assert runs() == 3
+    (tmp_path / "build/p/01_a/out.txt").write_text("edited")
+    assert "output missing or edited: out.txt" in execute(notebook="01_a")[1] and runs() == 4
+    (tmp_path / "figures/p/out.txt").unlink()
+    execute(notebook="01_a")
+    assert (tmp_path / "figures/p/out.txt").exists() and runs() == 4
+
+
+def test_a_stage_follows_the_stages_it_needs(execute, tmp_path, capsys):
+    read = ["profile = 'p'", WRITE + "import json\nup = folder.parent / '01_a' / 'out.txt'\n"
+            "(folder / 'out.txt').write_text(up.read_text() + '!')"]
+    options = dict(needs={"02_b": ["01_a"]})
+    status, printed = execute({"01_a": GOOD, "02_b": read}, {**SIZE_7, "02_b": {}}, **options)
+    assert status == 1 and "02_b needs 01_a, but it has not been run" in printed
+    assert execute(notebook="01_a")[0] == 0 and execute(notebook="02_b")[0] == 0
+    assert (tmp_path / "figures/p/out.txt").read_text() == "7!"
+    project(tmp_path, {"01_a": GOOD, "02_b": read}, {"01_a": {"size": 9}, "02_b": {}}, **options)
+    run.main(["--explain", "--profile", "p"])
+    assert capsys.readouterr().out.splitlines() == ["01_a: changed: parameters", "02_b: up to date"]
+    execute(notebook="01_a")
+    assert "changed: stage 01_a" in execute(notebook="02_b")[1]
+
+
+def test_killed_after_the_last_line_of_work_only_moves(execute, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.StageRun, "_into_place", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        execute({"01_a": GOOD}, SIZE_7)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run.StageRun, "_execute", lambda self: pytest.fail("executed again"))
+    assert run.main(["01_a", "--profile", "p"]) == 0
+    assert (tmp_path / "build/p/01_a/out.txt").read_text() == "7"
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_results(tmp_path):
+    """Kill the runner and its kernel with SIGKILL as they start and in the middle of the work, then let it finish."""
+    waiting = ["profile = 'p'\nsize = 1", WRITE + "import time\n(folder / 'out.txt').write_text('half')\n"
+               "while not (folder.parents[2] / 'go').exists():\n    time.sleep(0.1)",
+               WRITE + "(folder / 'out.txt').write_text(str(size))"]
+    project(tmp_path, {"01_a": waiting}, SIZE_7)
+    command = [sys.executable, "-m", "sua.study.run", "01_a", "--profile", "p"]
+    for there in (tmp_path, tmp_path / "build/p/.01_a.new/out.txt"):  # a second later and as soon as this exists
+        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        while not there.exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "figures").exists()
+    (tmp_path / "go").touch()
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "figures/p/out.txt").read_text() == "7"
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "up to date" in again.stdout

@@ -1,0 +1,374 @@
+"""Objectives against their formulas in numpy, training against itself: resumed, accumulated, on two processes."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+
+from sua import OBJECTIVES, Objective, Predictions, load_task, scores, train
+from sua.models.load import load_model
+from sua.models.tiny import tiny_encoder
+from sua.perturb import Perturbation
+from sua.tasks import Task, inputs
+from sua.training.objectives import DIVERGENCES, adversarial_logits
+from sua.training.trainer import SUATrainer, VariantData
+
+SIZES = {"train": 40, "validation": 10, "calibration": 10, "test": 10}
+VAT = Objective(k=1, variants="vat", consistency=1.0)
+TV = Objective(k=4, augment=0.8, consistency=0.5, to_mean=True, divergence="tv", alignment=2.0, lam=0.3,
+               batch_level=True)
+PARTIAL = Objective(k=4, share=0.5, augment=0.6, consistency=0.7, alignment=1.3, lam=0.2, confidence_penalty=0.3)
+FOUR_VARIANTS = replace(OBJECTIVES["sua_tr_repaired"], k=4, augment=0.8, smoothing=0.0, confidence_penalty=0.0)
+EXTRA = {"vat": VAT, "tv": TV, "partial": PARTIAL}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("topic", SIZES)
+
+
+@pytest.fixture(scope="module")
+def synonyms(task):
+    return task.perturbation("synonyms")
+
+
+def same_weights(first, second):
+    theirs = second.model.state_dict()
+    return all(torch.equal(weight, theirs[name]) for name, weight in first.model.state_dict().items())
+
+
+# --- objectives ---
+
+def formula(name, p, q, y, dist):
+    """The loss of each method by hand, of distributions p (B, C), q (B, K, C), labels y, soft labels dist."""
+    c, k, varied = p.shape[1], q.shape[1], np.arange(len(p)) < len(p) / 2  # those with variants where share is 1/2
+    one_hot = np.eye(c)[y]
+    smooth = lambda t, s: (1 - s) * t + s / c
+    ce = lambda t, r: -(t * np.log(r)).sum(-1)
+    h = lambda r: -(r * np.log(r)).sum(-1)
+    kl = lambda a, b: (a * np.log(a / b)).sum(-1)
+    plus = lambda gap: np.maximum(gap, 0)
+    rows = np.concatenate([p[:, None], q], 1)
+    mean = rows.mean(1)
+    over_rows = lambda t: np.mean([ce(t, rows[:, j]).mean() for j in range(k + 1)])
+    both = lambda t: (ce(t, p) + ce(t, q[:, 0])).mean() / 2
+    s_kl = lambda: kl(p[:, None], q).mean(1)
+    s_tv = lambda: np.abs(p[:, None] - q).sum(-1).mean(1) / 2
+    s_js = lambda: (h((p[:, None] + q) / 2) - h(p)[:, None] / 2 - h(q) / 2).mean(1)
+    generalised_js = lambda: h(mean) - h(rows).mean(1)
+    return {
+        "erm": lambda: ce(one_hot, p).mean(),
+        "label_smoothing": lambda: ce(smooth(one_hot, 0.1), p).mean(),
+        "confidence_penalty": lambda: (ce(one_hot, p) - 0.1 * h(p)).mean(),
+        "soft_labels": lambda: ce(dist, p).mean(),
+        "augment": lambda: over_rows(one_hot),
+        "augment_smoothed": lambda: over_rows(smooth(one_hot, 0.1)),
+        "consistency": lambda: (ce(one_hot, p) + s_kl()).mean(),
+        "alignment": lambda: (ce(one_hot, p) + plus(s_kl() - h(p))).mean(),
+        "r_drop": lambda: both(one_hot) + (kl(p, q[:, 0]) + kl(q[:, 0], p)).mean() / 4,
+        "adversarial": lambda: both(one_hot),
+        "vat": lambda: (ce(one_hot, p) + kl(p, q[:, 0])).mean(),
+        "sua_tr": lambda: (ce(one_hot, p) + s_kl() + plus(s_kl() - h(p))).mean(),
+        "sua_tr_repaired": lambda: (over_rows(smooth(one_hot, 0.1)) + generalised_js().mean() - 0.3 * h(p).mean()
+                                    + plus(s_js().mean() - 1.5 * np.log2(4 / 3) * h(p).mean())),
+        "tv": lambda: (over_rows(one_hot) + 0.5 * np.abs(rows - mean[:, None]).sum(-1).mean() / 2
+                       + 2 * plus(s_tv().mean() - 0.3 * h(p).mean())),
+        "partial": lambda: (np.where(varied, 0.4 * ce(one_hot, p) + 0.6 * ce(one_hot[:, None], q).mean(1),
+                                     ce(one_hot, p)) - 0.3 * h(p)).mean()
+                           + (0.7 * s_kl() + 1.3 * plus(s_kl() - 0.2 * h(p)))[varied].mean(),
+    }[name]()
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 4.0])  # the second makes both positive parts positive
+@pytest.mark.parametrize("name", [*OBJECTIVES, *EXTRA])
+def test_objective_equals_its_formula_in_numpy(name, sharpness):
+    rng = np.random.default_rng(0)
+    objective = {**OBJECTIVES, **EXTRA}[name]
+    b, c = 6, 4
+    clean, variants = (rng.normal(size=shape) * sharpness for shape in ((b, c), (b, objective.k, c)))
+    labels, dist = rng.integers(c, size=b), rng.dirichlet(np.ones(c), b)
+    varied = round(b * objective.share)
+    loss, terms = objective(*map(torch.tensor, (clean, variants[:varied], labels, dist)))
+    p, q = softmax(clean), softmax(variants)
+    assert loss.item() == pytest.approx(formula(name, p, q, labels, dist), abs=1e-10)
+    assert terms["entropy"].item() == pytest.approx(scores.entropy(p).mean(), abs=1e-10)
+    if objective.k and objective.divergence != "symmetric_kl":
+        s = scores.sensitivity(Predictions(probs=p, perturbed=q).subset(slice(varied)), objective.divergence)
+        assert terms["sensitivity"].item() == pytest.approx(s.mean(), abs=1e-10)
+    if sharpness > 1 and objective.alignment:
+        assert terms["sua_positive"] > 0
+
+
+@pytest.mark.parametrize("name", scores.DIVERGENCES)
+def test_divergences_equal_those_of_the_scores(name):
+    p, q = np.random.default_rng(1).dirichlet(np.ones(5), (2, 20))
+    ours = DIVERGENCES[name](torch.tensor(p).log(), torch.tensor(q).log())
+    assert ours.numpy() == pytest.approx(scores.DIVERGENCES[name](p, q), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, *EXTRA])
+def test_gradients(name):
+    torch.manual_seed(0)
+    objective = {**OBJECTIVES, **EXTRA}[name]
+    clean = (2 * torch.randn(3, 4, dtype=torch.float64)).requires_grad_()
+    variants = (2 * torch.randn(math.ceil(3 * objective.share), objective.k, 4, dtype=torch.float64)).requires_grad_()
+    dist = torch.rand(3, 4, dtype=torch.float64).softmax(-1)
+    loss = lambda x, *rest: objective(x, rest[0] if rest else None, torch.tensor([0, 1, 3]), dist)[0]
+    assert torch.autograd.gradcheck(loss, (clean, variants) if objective.k else (clean,))
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (dict(augment=1.5, k=1), "augment = 1.5"), (dict(consistency=-1.0, k=1), "-1.0"), (dict(lam=np.nan), "lam = nan"),
+    (dict(divergence="l2"), "'l2'"), (dict(variants="noise"), "'noise'"), (dict(k=4), "come together"),
+    (dict(alignment=1.0), "come together"), (dict(k=2, variants="fgm", augment=0.5), "k = 1"),
+    (dict(k=2, augment=0.5, to_mean=True), "weights are 0"),
+    (dict(k=2, augment=0.5, batch_level=True), "weights are 0"),
+    (dict(k=2, consistency=1.0, to_mean=True), "'kl' with to_mean"), (dict(share=0.5), "share"),
+    (dict(share=0.0, k=1, augment=0.5), "share"),
+    (dict(share=0.5, k=1, variants="fgm", augment=0.5), "shifts it has to be 1")])
+def test_objective_refuses(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Objective(**wrong)
+
+
+def test_names_and_passes():
+    assert OBJECTIVES["sua_tr"].name == "sua_tr"
+    ablation = Objective(k=4, consistency=0.5, to_mean=True, divergence="js")
+    assert ablation.name == "k4-consistency0.5-to_mean-divergence_js"
+    passes = {name: objective.passes for name, objective in {**OBJECTIVES, "vat": VAT}.items()}
+    assert [passes[name] for name in ("erm", "adversarial", "r_drop", "vat", "sua_tr")] == [1, 2, 2, 3, 5]
+
+
+# --- batches ---
+
+def test_a_batch_is_clean_rows_then_variants_item_by_item(task, synonyms):
+    classifier = tiny_encoder(task["train"]["text"], 4)
+    data = VariantData(task["train"], classifier, Objective(k=3, augment=0.5, soft=True), synonyms, seed=5, length=100)
+    data.set_epoch(2)
+    for positions, epoch in (((4, 7), 2), ((44, 47), 3)):  # the next epoch follows in another order
+        batch = data.collate([data[position] for position in positions])
+        items = batch["items"].tolist()
+        drawn = [synonyms.sample(task["train"][i]["text"], 3, np.random.default_rng([5, epoch, i])) for i in items]
+        unknown_as_token = lambda text: classifier.tokenizer.decode(classifier.tokenizer(text)["input_ids"])
+        texts = [classifier.tokenizer.decode(row).replace(" [PAD]", "") for row in batch["input_ids"]]
+        clean = [task["train"][i]["text"] for i in items]
+        assert texts == [unknown_as_token(text) for text in [*clean, *drawn[0], *drawn[1]]]
+        assert batch["labels"].tolist() == [task["train"][i]["label"] for i in items]
+        assert batch["label_dist"].numpy() == pytest.approx(np.array(task["train"][items]["label_dist"]))
+    orders = [[data[start + i][1] for i in range(40)] for start in (0, 40)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(40)) and orders[0] != orders[1]
+
+
+def test_a_share_of_the_batch_has_variants(task, synonyms):
+    data = VariantData(task["train"], tiny_encoder(task["train"]["text"], 4), PARTIAL, synonyms, seed=5)
+    rows = [len(data.collate([data[i] for i in range(size)])["input_ids"]) for size in (1, 2, 3, 8)]
+    assert rows == [1 + 4, 2 + 4, 3 + 8, 8 + 16] and PARTIAL.passes == 3
+
+
+def test_copies_repeat_the_input(task):
+    classifier = tiny_encoder(task["train"]["text"], 4)
+    data = VariantData(task["train"], classifier, OBJECTIVES["r_drop"], None, seed=0)
+    ids = data.collate([data[0], data[1]])["input_ids"]
+    assert torch.equal(ids[:2], ids[2:])
+
+
+@pytest.mark.parametrize("objective", [OBJECTIVES["adversarial"], VAT], ids=lambda o: o.variants)
+def test_adversarial_shift_has_its_length_and_does_the_most_harm(objective):
+    """On a linear network the worst shift of a given length is known: along the gradient of the logit's gap."""
+    torch.manual_seed(0)
+    embedding, weight = torch.nn.Embedding(9, 5).double(), torch.randn(2, 5).double()
+    batch = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    labels, mask = torch.tensor([0, 1]), batch["attention_mask"][..., None]
+    forward = lambda: (embedding(batch["input_ids"]) * mask).sum(1) @ weight.T
+    logits, shifted = adversarial_logits(objective, forward, embedding, batch, labels)
+    words = embedding(batch["input_ids"]) * mask
+    tokens, gap = batch["attention_mask"].sum(1), (weight[1] - weight[0]).norm()
+    moved = 0.1 * words.norm(dim=(1, 2)) * tokens.sqrt() * gap  # |r| spread evenly over the tokens
+    change = ((shifted[:, 0] - logits) @ torch.tensor([-1.0, 1.0]).double()) * torch.tensor([1, -1])
+    assert torch.allclose(change if objective.variants == "fgm" else change.abs(), moved, rtol=1e-4)
+    assert not embedding._forward_hooks
+
+
+# --- training ---
+
+@pytest.mark.parametrize("options", [
+    dict(objective=OBJECTIVES["sua_tr"]), dict(objective=OBJECTIVES["erm"], compute_k=2),
+    dict(objective=OBJECTIVES["adversarial"], lora={"r": 2})], ids=["sua_tr", "compute_k", "lora"])
+def test_interrupted_training_ends_in_the_same_weights(task, synonyms, tmp_path, monkeypatch, options):
+    options = dict(perturbation=synonyms, seed=3, epochs=3, batch_size=16, learning_rate=1e-3, **options)
+    whole, log = train("tiny", task, cache=tmp_path / "whole", **options)
+    original = SUATrainer.compute_loss
+
+    def interrupted_in_epoch_two(self, *args, **kwargs):
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SUATrainer, "compute_loss", interrupted_in_epoch_two)
+    with pytest.raises(KeyboardInterrupt):
+        train("tiny", task, cache=tmp_path / "killed", **options)
+    (folder,) = (tmp_path / "killed").iterdir()
+    assert (folder / "checkpoints" / "checkpoint-3" / "complete").exists()
+    (folder / "checkpoints" / "checkpoint-4").mkdir()  # half-written when the kill came: must be ignored
+    steps = []
+    monkeypatch.setattr(SUATrainer, "compute_loss", lambda self, *a, **k: steps.append(self.state.global_step) or
+                        original(self, *a, **k))
+    resumed, resumed_log = train("tiny", task, cache=tmp_path / "killed", **options)
+    assert steps == [3, 4, 5, 6, 7, 8]
+    assert not (folder / "checkpoints").exists()
+    assert same_weights(whole, resumed)
+    assert [entry["task"] for entry in resumed_log] == [entry["task"] for entry in log]
+    assert [entry["epoch"] for entry in log] == [1, 2, 3]
+
+
+def test_a_finished_model_is_not_trained_again(task, tmp_path, monkeypatch):
+    first, _ = train("tiny", task, OBJECTIVES["erm"], epochs=1, cache=tmp_path)
+    monkeypatch.setattr(SUATrainer, "train", lambda *a, **k: pytest.fail("trained again"))
+    again, log = train("tiny", task, OBJECTIVES["erm"], epochs=1, cache=tmp_path)
+    text = task["test"]["text"]
+    assert np.array_equal(first.predict_proba(text), again.predict_proba(text))
+    (recipe,) = tmp_path.glob("topic-tiny-erm-seed0-*/recipe.json")
+    assert json.loads(recipe.read_text())["data"] == task.digest
+
+
+def test_equal_compute(task, synonyms, monkeypatch):
+    """Whatever the objective: the same number of steps, and of rows in every one of them."""
+    rows, original = [], SUATrainer.compute_loss
+
+    def counted(self, model, batch, *args, **kwargs):
+        handle = self.model.register_forward_pre_hook(
+            lambda module, args, kwargs: rows[-1].append(len(kwargs["input_ids"])), with_kwargs=True)
+        rows[-1].append(0)
+        try:
+            return original(self, model, batch, *args, **kwargs)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(SUATrainer, "compute_loss", counted)
+    for name in ("erm", "r_drop", "adversarial", "sua_tr"):
+        rows.append([])
+        train("tiny", task, OBJECTIVES[name], synonyms, epochs=2, batch_size=16, compute_k=4)
+        steps = np.add.reduceat(rows[-1], np.flatnonzero(np.array(rows[-1]) == 0))
+        assert steps.tolist() == [80] * 6, name  # 2 epochs of ceil(40 / 16) steps, 16 * (4 + 1) rows
+
+
+@pytest.mark.parametrize("name", ["erm", "sua_tr", "r_drop"])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(task, synonyms, name):
+    """Not so for batch-level terms, whose positive part is taken of each part's mean."""
+    options = dict(epochs=2, batch_size=16, learning_rate=1e-3, dropout=0.0)
+    logs = [train("tiny", task, OBJECTIVES[name], synonyms, arguments=arguments, **options)[1]
+            for arguments in ({}, {"gradient_accumulation_steps": 2})]
+    for whole, parts in zip(*logs):
+        assert [parts[key] for key in ("loss", "task", "entropy", "grad_norm")] == pytest.approx(
+            [whole[key] for key in ("loss", "task", "entropy", "grad_norm")], abs=1e-6)
+
+
+@pytest.mark.parametrize("arguments, tolerance", [
+    ({"activation_checkpointing": True}, 1e-6), ({"bf16": True}, 1e-3),
+    ({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-6)], ids=["checkpointing", "bf16", "compile"])
+@pytest.mark.parametrize("objective", [FOUR_VARIANTS, OBJECTIVES["adversarial"]],
+                         ids=["sua_tr_repaired", "adversarial"])
+def test_arguments_of_the_trainer_change_the_cost_and_not_the_result(task, synonyms, objective, arguments, tolerance):
+    options = dict(epochs=1, batch_size=16, learning_rate=1e-3, dropout=0.0, layers=1)
+    logs = [train("tiny", task, objective, synonyms, arguments=more, **options)[1] for more in ({}, arguments)]
+    assert logs[1][0]["loss"] == pytest.approx(logs[0][0]["loss"], abs=tolerance)
+    assert logs[1][0]["sensitivity"] == pytest.approx(logs[0][0]["sensitivity"], abs=tolerance)
+
+
+def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(task, synonyms, tmp_path):
+    """Two processes of eight items against one of sixteen, launched as `accelerate launch` does, over gloo. Item-level
+    terms: the positive part of a batch-level one is taken in each process."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import sua
+task = sua.load_task("topic", {SIZES!r})
+sua.train("tiny", task, sua.OBJECTIVES["sua_tr"], task.perturbation("synonyms"), epochs=3, batch_size=16,
+          learning_rate=1e-2, dropout=0.0, cache={str(tmp_path / "cache")!r}, probes={{"test": task["test"]}})
+""")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "cache").iterdir()
+    two = json.loads((folder / "log.json").read_text())
+    _, one = train("tiny", task, OBJECTIVES["sua_tr"], synonyms, epochs=3, batch_size=16, learning_rate=1e-2,
+                   dropout=0.0, probes={"test": task["test"]})
+    assert len(two) == len(one) == 3 and one[2]["loss"] < one[0]["loss"] - 0.01
+    for ours, theirs in zip(two, one):
+        for key in ("loss", "task", "sensitivity", "entropy", "sua_positive", "entropy_test"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-5), key
+
+
+def test_probes_follow_the_entropy_and_leave_the_training_alone(task, synonyms):
+    options = dict(perturbation=synonyms, epochs=2, batch_size=16, learning_rate=1e-2)
+    plain, _ = train("tiny", task, OBJECTIVES["sua_tr"], **options)
+    probed, log = train("tiny", task, OBJECTIVES["sua_tr"], probes={"test": task["test"]}, **options)
+    assert same_weights(plain, probed)
+    final = scores.entropy(probed.predict_proba(task["test"]["text"])).mean()
+    assert log[1]["entropy_test"] == pytest.approx(final, abs=1e-12) and abs(log[0]["entropy_test"] - final) > 1e-3
+
+
+def test_multiple_choice_trains_through_the_same_code():
+    """Which of three colours was named? The kernel changes the question's opening."""
+    rng = np.random.default_rng(0)
+    options = rng.permuted(np.tile(["red", "green", "blue"], (40, 1)), axis=1)
+    labels = rng.integers(3, size=40)
+    texts = [f"{('say', 'tell', 'name')[i % 3]} {row[y]}" for i, (row, y) in enumerate(zip(options, labels))]
+    split = Dataset.from_dict({"text": texts, "options": options.tolist(), "label": labels})
+    task = Task("colours", DatasetDict(train=split), ("A", "B", "C"))
+    opening = lambda rng: rng.choice(["say", "tell", "name"])
+    kernel = Perturbation("opening", lambda x, rng: (f"{opening(rng)} {x[0].split()[1]}", *x[1:]))
+    classifier, log = train("tiny", task, OBJECTIVES["sua_tr_repaired"], kernel, epochs=20, batch_size=20,
+                            learning_rate=5e-3, dropout=0.0, probes={"train": split})
+    assert (classifier.predict_proba(inputs(split)).argmax(-1) == labels).mean() > 0.9
+    assert log[0]["entropy_train"] == pytest.approx(np.log(3), abs=0.1)
+
+    data = VariantData(split, classifier, OBJECTIVES["sua_tr_repaired"], kernel, seed=0)
+    batch = data.collate([data[0], data[1]])
+    words = [classifier.tokenizer.decode(row, skip_special_tokens=True).split(" ")[1:] for row in batch["input_ids"]]
+    named = lambda i: [[texts[i].split()[1], option] for option in options[i]]
+    first, second = batch["items"].tolist()
+    assert words == named(first) + named(second) + named(first) + named(second)
+
+
+def test_lora_trains_adapters_alone_and_is_saved_merged(task, synonyms, tmp_path):
+    texts = [text for split in task.splits.values() for text in inputs(split)]
+    start = tiny_encoder(texts, 4, seed=0).model.state_dict()
+    trained, _ = train("tiny", task, OBJECTIVES["augment"], synonyms, epochs=2, batch_size=16, learning_rate=1e-2,
+                       lora={"r": 4, "lora_alpha": 8}, cache=tmp_path)
+    end = trained.model.state_dict()
+    assert start.keys() == end.keys()
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    adapted = ("query.weight", "value.weight", "classifier.weight", "classifier.bias")
+    assert changed == {name for name in start if name.endswith(adapted)}
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    assert torch.linalg.matrix_rank(end[query] - start[query], rtol=1e-4) == 4
+    (folder,) = tmp_path.iterdir()
+    text = task["test"]["text"]
+    assert np.array_equal(load_model(folder / "model").predict_proba(text), trained.predict_proba(text))
+
+
+def test_a_loss_that_is_not_finite_names_step_terms_and_items(task):
+    with pytest.raises(FloatingPointError, match=r"step \d+, terms .*task.*, items \[\d+"):
+        train("tiny", task, OBJECTIVES["erm"], epochs=2, learning_rate=1e300)
+
+
+def test_objectives_that_use_variants_need_a_perturbation(task):
+    with pytest.raises(ValueError, match="give a perturbation"):
+        train("tiny", task, OBJECTIVES["sua_tr"], epochs=1)
+
+
+def test_soft_labels_need_distributions(task):
+    hard = Task("hard", DatasetDict({name: split.remove_columns("label_dist") for name, split in task.splits.items()}),
+                task.label_names)
+    with pytest.raises(ValueError, match="no column label_dist"):
+        train("tiny", hard, OBJECTIVES["soft_labels"], epochs=1)
