@@ -25,7 +25,7 @@ _HOME = {
     "Objective": "objectives", "OBJECTIVES": "objectives", "SUATrainer": "training", "train": "training",
     "AbstentionRule": "abstention", "SelectiveModel": "abstention", "ABSTAIN": "abstention",
     "error_floor": "certificates", "misalignment_test": "certificates", "stability_certificate": "certificates",
-    "lambda_diagnosis": "certificates",
+    "lambda_diagnosis": "certificates", "orbit_calibration_error": "miscalibration", "removable_risk": "removable",
 }
 __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 
