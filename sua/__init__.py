@@ -29,6 +29,7 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "AbstentionRule": "decide.abstention", "SelectiveModel": "decide.abstention", "ABSTAIN": "decide.abstention",
     "error_floor": "decide.certificates", "misalignment_test": "decide.certificates",
     "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.certificates",
+    "orbit_calibration_error": "decide.miscalibration", "removable_risk": "decide.removable",
 }
 __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 

@@ -20,15 +20,22 @@ from ..metrics import auroc
 from ..predictions import Predictions
 from ..scores import margin
 from ..theory.numbers import LAMBDA_JS, LAMBDA_TV, LN2, binormal_auroc, binormal_lambda, js_cost, unseen_share
+from .miscalibration import BINS, CELL_KINDS, PARTS, held_out_gaps
 
 ITEMS = "items are drawn independently, one orbit each"
 MEANING = "x and its variants share one label law (meaning is preserved)"
 POOLED = "the statement is about the pooled orbits: x and its K variants with equal weight"
+FORMULATIONS = "the statement is about each formulation by itself, averaged: x and its K variants with equal weight"
+ALONE = ("Without a label the inputs alone have no floor above 0, as the variants may make all the mistakes; this "
+         "floor holds for them too if they are answered no better than their variants")
 
 
 @dataclass(frozen=True)
 class ErrorFloor:
-    """At least `bound` of the answers are wrong. flips of n pairs disagree; `plain` = flips / (2 n), without delta."""
+    """At least `bound` of the answers to x and its variants, pooled, are wrong. Of those to x alone nothing follows.
+
+    flips of n pairs disagree; `plain` = flips / (2 n), without delta.
+    """
 
     bound: float
     plain: float
@@ -39,18 +46,21 @@ class ErrorFloor:
     assumptions: tuple[str, ...]
 
     def __str__(self):
-        return (f"With confidence {1 - self.delta:.6g}, at least {self.bound:.2%} of the answers are wrong; no label "
-                f"was used.\n{self.flips} of {self.n} pairs disagree (half of that: {self.plain:.2%}); K = {self.k}.\n"
-                + _listed(self.assumptions))
+        return (f"If these variants keep the meaning, at least {self.bound:.2%} of the answers to the inputs and their "
+                f"variants, pooled, are wrong (confidence {1 - self.delta:.6g}); no label was used.\n{self.flips} of "
+                f"{self.n} pairs disagree (half of that: {self.plain:.2%}); K = {self.k}. {ALONE}.\n"
+                + listed(self.assumptions))
 
 
 def error_floor(predictions: Predictions, delta: float = 0.05, seed: int = 0) -> ErrorFloor:
     """Label-free lower bound on the error rate: half of the Clopper-Pearson lower limit of the flip rate.
 
     One pair per item, drawn with `seed`; if its two answers differ, one of them is wrong for any label (Theorem 7).
-    Holds with probability >= 1 - delta, exactly. ValueError for a delta outside (0, 1) or without variants.
+    Holds with probability >= 1 - delta, exactly, if the variants keep the meaning (`sua.perturb.audit` asks a judge).
+    It speaks of x and its variants pooled. No such bound exists for x alone: the labels could be the answers to x,
+    which fits every output and makes all of them right. ValueError for a delta outside (0, 1) or without variants.
     """
-    _check_delta(delta)
+    check_delta(delta)
     first, second = _pairs(predictions, seed)
     flips, n = int((first.argmax(-1) != second.argmax(-1)).sum()), len(predictions)
     low = float(beta.ppf(delta, flips, n - flips + 1)) if flips else 0.0
@@ -88,50 +98,118 @@ class Misalignment:
                 f"{self.plain:.4f} from {self.n} items, K = {self.k}; mean S_{self.divergence} = "
                 f"{self.sensitivity:.4f}, mean H = {self.entropy:.4f} nats, mean SUA at lambda = {self.lam:.4f}: "
                 f"{self.sua:.4f}.\n"
-                f"{table}{_listed(self.assumptions)}")
+                f"{table}{listed(self.assumptions)}")
 
 
-def misalignment_test(predictions: Predictions, delta: float = 0.05, divergence: str = "tv", groups=None,
-                      seed: int = 0) -> Misalignment:
+@dataclass(frozen=True)
+class Miscalibration:
+    """The calibration error over cells, `orbit_calibration_error`, is at least `bound` (0: the certificate is silent).
+
+    plain : the estimate behind it, without delta (may be negative). kind, within, bins : which cells. n : items that
+    the bound was read from. fitted : further items, on which the weights of the cells were chosen. k : variants per
+    item. groups : {group: (items, plain, bound)}, if groups were given.
+    """
+
+    bound: float
+    plain: float
+    kind: str
+    within: tuple[str, ...]
+    bins: int
+    n: int
+    fitted: int
+    k: int
+    delta: float
+    groups: dict
+    assumptions: tuple[str, ...]
+
+    def __str__(self):
+        what = {"top_label": "confidence misses accuracy", "class_wise": "class probabilities miss class frequencies"}
+        verdict = (f"this model is miscalibrated: its {what[self.kind]} by at least {self.bound:.4f} on average"
+                   if self.bound > 0 else "nothing can be said against its calibration")
+        cell = ", ".join([f"{self.bins} equal bins of the probability", *(f"each {part}" for part in self.within)])
+        table = "".join(f"  group {name}: n = {n}, estimate {plain:.4f}, at least {low:.4f}\n"
+                        for name, (n, plain, low) in self.groups.items())
+        return (f"With confidence {1 - self.delta:.6g}, {verdict}; no label was used.\nCells: {cell}. Estimate of the "
+                f"lower bound: {self.plain:.4f} from {self.n} items, after {self.fitted} others had chosen the cells "
+                f"to look at; K = {self.k}.\n{table}{listed(self.assumptions)}")
+
+
+def misalignment_test(predictions: Predictions, delta: float = 0.05, kind: str = "tv", groups=None, seed: int = 0,
+                      within=PARTS, bins: int = BINS) -> Misalignment | Miscalibration:
     """Label-free lower bound on the calibration error: a calibrated model cannot move more than its entropy allows.
 
-    divergence : "tv", calibration error >= (E S_TV - 2 E G) / 2, G = 1 - sum p^2, which is at least
-        (E S_TV - E H_bits) / 2. "js", >= (E S_JS - E sum p w(p)) / (2 ln 2), w as in `sua.theory.js_cost`, which is
-        at least (E S_JS - 0.6226 E H) / (2 ln 2). (Theorem 8; both constants are sharp.)
+    kind : which calibration error.
+        "tv" and "js", canonical, from sensitivity and entropy (Theorem 8; both constants are sharp). "tv":
+        >= (E S_TV - 2 E G) / 2, G = 1 - sum p^2, which is at least (E S_TV - E H_bits) / 2. "js":
+        >= (E S_JS - E sum p w(p)) / (2 ln 2), w as in `sua.theory.js_cost`, at least (E S_JS - 0.6226 E H) / (2 ln 2).
+        "top_label" and "class_wise", over cells of outputs (`orbit_calibration_error`): for every weighting w of the
+        cells >= E min_y mean_m w(cell) (p - 1[class = y]), with the best w the largest bound that exists (Theorem 17).
+        With w = 1 on confidences it is E max p - E(plurality share of the orbit). A third of the items choose w, the
+        bound is read from the others.
     groups : (N,) group of each item, fixed without these items' pairs, e.g. on a separate split. The bound is then
         sum_g (n_g / N) bound_g on the mean calibration error within groups, all groups at once (delta / #groups each).
         A mean over all items can hide a miscalibrated group behind the entropy of the others; groups find it.
-    seed : order in which the betting bound reads the items.
+    seed : order of the items: which of them choose the weights, and in which order the betting bound reads the rest.
+    within, bins : cells of the last two kinds: `bins` equal bins of the probability, by formulation and by class.
+        within=() asks for less, calibration of the pooled confidence alone; its bound is on the ECE of `bins` bins and
+        so of every refinement (5 bins: also of 10 or 15).
 
-    Finite sample: the statistic of an item is its mean over all pairs of the orbit, bounded, so the lower limit is that
-    of a betting martingale (`mean_lower_bound`), valid at every n.
-    ValueError for a delta outside (0, 1), another divergence, or groups of another length.
+    Finite sample: the statistic of an item is bounded, so the lower limit is that of a betting martingale
+    (`mean_lower_bound`), valid at every n.
+    ValueError for a delta outside (0, 1), an unknown kind or part, or groups of another length.
     """
-    _check_delta(delta)
-    expect(divergence in ("tv", "js"), f"divergence = {divergence!r}: choose 'tv' or 'js'; no constant exists for KL")
-    orbit = predictions.orbit
+    check_delta(delta)
+    expect(kind in ("tv", "js", *CELL_KINDS), f"kind = {kind!r}: choose one of tv, js, {', '.join(CELL_KINDS)}; "
+           "no constant exists for KL")
+    orbit, by_cells = predictions.orbit, kind in CELL_KINDS
     n, members, classes = orbit.shape
-    cost, scale, lam = ((2 * (1 - (orbit**2).sum(-1)), 2, LAMBDA_TV) if divergence == "tv" else
-                        (js_cost(orbit), 2 * LN2, LAMBDA_JS))
-    moved = sum(DIVERGENCES[divergence](orbit, orbit[:, [j]]).sum(-1) for j in range(members))
-    moved = moved / (members * (members - 1))
-    excess = (moved - cost.mean(-1)) / scale  # between 1/C - 1 and 1/2
-    order = np.random.default_rng(seed).permutation(n)
+
+    def gaps(rows):
+        return held_out_gaps(orbit[rows], kind, within, bins) if by_cells else _excess(orbit[rows], kind)
+
+    ends = (-1, 1 - 1 / classes) if by_cells else (1 / classes - 1, 0.5)
+    table, used = _group_bounds(gaps, n, groups, delta, seed, ends)
+    bound, plain = (sum(row[0] * row[i] for row in table.values()) / n for i in (2, 1))
+    assumptions = (ITEMS, MEANING, FORMULATIONS if by_cells and "formulation" in within else POOLED)
+    if len(table) > 1:
+        assumptions += ("groups were fixed without these items' pairs; the bound is on the calibration error within "
+                        "groups, weighted by their shares here",)
+    shown = table if len(table) > 1 else {}
+    if by_cells:
+        return Miscalibration(bound, plain, kind, tuple(within), bins, used, n - used, members - 1, delta, shown,
+                              assumptions)
+    s, h = float(_moved(orbit, kind).mean()), float(entropy(orbit).mean())
+    lam = float(LAMBDA_TV if kind == "tv" else LAMBDA_JS)
+    return Misalignment(bound, plain, s, h, s - lam * h, lam, kind, n, members - 1, delta, shown, assumptions)
+
+
+def _group_bounds(gaps, n, groups, delta, seed, ends):
+    """{group: (items, mean gap, lower limit)}, all limits at once, and the number of items that they were read from."""
     groups = np.zeros(n, dtype=int) if groups is None else np.asarray(groups)
     expect(groups.shape == (n,), f"groups has shape {groups.shape}, expected ({n},): give one group per item")
     names, index = np.unique(groups, return_inverse=True)
-    table = {}
+    order, table, used = np.random.default_rng(seed).permutation(n), {}, 0
     for g, name in enumerate(names):
-        mine = excess[order[index[order] == g]]
-        low = max(0.0, float(mean_lower_bound(mine, delta / len(names), 1 / classes - 1, 0.5)))
-        table[name.item()] = (len(mine), float(mine.mean()), low)
-    s, h = float(moved.mean()), float(entropy(orbit).mean())
-    assumptions = (ITEMS, MEANING, POOLED)
-    if len(names) > 1:
-        assumptions += ("groups were fixed without these items' pairs; the bound is on the calibration error within "
-                        "groups, weighted by their shares here",)
-    return Misalignment(sum(m * low for m, _, low in table.values()) / n, float(excess.mean()), s, h, s - lam * h,
-                        float(lam), divergence, n, members - 1, delta, table if len(names) > 1 else {}, assumptions)
+        mine = order[index[order] == g]
+        values = gaps(mine)
+        low = max(0.0, float(mean_lower_bound(values, delta / len(names), *ends)))
+        table[name.item()] = (len(mine), float(values.mean()), low)
+        used += len(values)
+    return table, used
+
+
+def _moved(orbit, divergence):
+    """(N,) mean divergence over the pairs of different members."""
+    members = orbit.shape[1]
+    pairs = sum(DIVERGENCES[divergence](orbit, orbit[:, [j]]).sum(-1) for j in range(members))
+    return pairs / (members * (members - 1))
+
+
+def _excess(orbit, divergence):
+    """(N,) the statistic of Theorem 8, between 1/C - 1 and 1/2."""
+    if divergence == "tv":
+        return _moved(orbit, "tv") / 2 - (1 - (orbit**2).sum(-1)).mean(-1)
+    return (_moved(orbit, "js") - js_cost(orbit).mean(-1)) / (2 * LN2)
 
 
 def mean_lower_bound(values, delta: float, low: float, high: float) -> np.ndarray:
@@ -180,7 +258,7 @@ class StabilityCertificate:
                 f"output moved by less than half of its margin on all K = {self.k} variants seen.\nUnseen variants: "
                 f"up to {self.bound:.1%} of the kernel may still flip such an answer (confidence "
                 f"{1 - self.delta:.6g} per item); K = {self.needed} would bring this to 5 %.\n"
-                + _listed(self.assumptions))
+                + listed(self.assumptions))
 
 
 def stability_certificate(predictions: Predictions, delta: float = 0.05) -> StabilityCertificate:
@@ -190,7 +268,7 @@ def stability_certificate(predictions: Predictions, delta: float = 0.05) -> Stab
     at most `bound` of the kernel lies beyond the worst TV seen (Theorem 3d). So of all items at most a share delta is
     expected to be called stable wrongly. It says that the answer does not move, not that it is right.
     """
-    _check_delta(delta)
+    check_delta(delta)
     perturbed = predictions.require("perturbed")
     moved = divergence_named("tv")(predictions.probs[:, None], perturbed).max(-1)
     radius = -margin(predictions) / 2
@@ -206,8 +284,10 @@ def stability_certificate(predictions: Predictions, delta: float = 0.05) -> Stab
 class LambdaDiagnosis:
     """The binormal picture of errors in the (S, H) plane; `bound` = the AUROC that no S - lambda H exceeds in it.
 
+    The picture is a fit: scores on data may do better than `bound`, and the text says so where one of `auroc` does.
     d_s, d_h : shifts of S and H on errors, in within-class standard deviations; rho : within-class correlation.
-    lam : best lambda in raw units, interval : its bootstrap 95 % interval. auroc : {"S", "H", "S - H"}: measured.
+    lam : best lambda in raw units, -inf for "rank by H", inf for "by -H"; interval : its bootstrap 95 % interval.
+    auroc : {"S", "H", "S - H"}: measured.
     helps : True if the whole interval is > 0, False if it is <= 0, else None.
     """
 
@@ -229,10 +309,18 @@ class LambdaDiagnosis:
                    None: "Undecided: the data allow either sign of lambda."}[self.helps]
         measured = ", ".join(f"{name} {value:.3f}" for name, value in self.auroc.items())
         low, high = self.interval
-        return (f"{verdict}\nBest lambda {self.lam:.3g}, 95 % interval [{low:.3g}, {high:.3g}]; lambda > 0 needs "
-                f"d_H < rho d_S: {self.d_h:.3f} against {self.rho * self.d_s:.3f} (d_S = {self.d_s:.3f}, "
-                f"rho = {self.rho:.3f}).\nAUROC: {measured}; no lambda beats {self.bound:.3f} in the binormal picture "
-                f"({self.errors} errors of {self.n} items).\n" + _listed(self.assumptions))
+        return (f"{verdict}\nBest lambda {self.lam:.3g}{self._limit()}, 95 % interval [{low:.3g}, {high:.3g}]; lambda "
+                f"> 0 needs d_H < rho d_S: {self.d_h:.3f} against {self.rho * self.d_s:.3f} (d_S = {self.d_s:.3f}, "
+                f"rho = {self.rho:.3f}).\nAUROC measured: {measured} ({self.errors} errors of {self.n} items). "
+                f"Binormal picture: {self.bound:.3f} for the best lambda{self._misfit()}.\n" + listed(self.assumptions))
+
+    def _limit(self):
+        return {-np.inf: " (the limit: rank by H alone)", np.inf: " (the limit: rank by -H alone)"}.get(self.lam, "")
+
+    def _misfit(self):
+        best = max(self.auroc, key=self.auroc.get)
+        return f", which {best} exceeds here, so that the picture fits these data badly" * (
+            self.auroc[best] > self.bound + 0.005)
 
 
 def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> LambdaDiagnosis:
@@ -240,8 +328,9 @@ def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> La
 
     S, H : (N,) sensitivity and entropy (nats). is_error : (N,) bool. Binormal (LDA) estimate with the mean of the two
     within-class covariances; percentile bootstrap over items. lambda* > 0 iff d_H < rho d_S: entropy must be lower on
-    errors than its correlation with S explains. Raises SingleClassError where there is no error or nothing else,
-    ValueError for lengths that differ, NaN, or fewer than two items of a class.
+    errors than its correlation with S explains. A constant S has shift 0: only the sign of H remains to be told. Raises
+    SingleClassError where there is no error or nothing else, ValueError for lengths that differ, a number that is not
+    finite, a constant H, or fewer than two items of a class.
     """
     S, H = np.asarray(S, dtype=np.float64), np.asarray(H, dtype=np.float64)
     measured = {"S": auroc(is_error, S), "H": auroc(is_error, H), "S - H": auroc(is_error, S - H)}
@@ -249,7 +338,7 @@ def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> La
     expect(min(wrong.sum(), n - wrong.sum()) >= 2, f"{wrong.sum()} errors among {n} items: a class needs two items")
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
     counts = np.vstack([np.ones((1, n), dtype=int), counts])
-    d_s, d_h, rho, unit = _binormal(S, H, wrong, counts)
+    d_s, d_h, rho, unit = _binormal(*_spread(S, H), wrong, counts)
     lam = binormal_lambda(d_s, d_h, rho) * unit
     low, high = np.percentile(lam[1:][~np.isnan(lam[1:])], (2.5, 97.5), method="inverted_cdf")
     best = binormal_lambda(d_s[0], d_h[0], rho[0])
@@ -259,6 +348,17 @@ def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> La
                            float(d_h[0]), float(rho[0]), measured, n, int(wrong.sum()),
                            ("(S, H) is near normal within errors and within right answers, with like covariances",
                             "items are independent; lambda is for other items than these, or it is chosen in-sample"))
+
+
+def _spread(S, H):
+    """S and H less their means, exactly 0 where they differ by rounding alone; ValueError where no moments exist."""
+    for name, values in (("S", S), ("H", H)):
+        bad = np.flatnonzero(~np.isfinite(values))
+        expect(not bad.size, lambda: f"{name}[{bad[0]}] = {values[bad[0]]}: means and deviations need finite numbers; "
+               "measure S by a bounded divergence such as 'tv' or 'js'")
+    S, H = ((v - v.mean()) * (np.ptp(v) > 1e-12 * np.abs(v).max()) for v in (S, H))
+    expect(H.any(), "H is constant: S - lambda H ranks as S does for every lambda, so that there is none to find")
+    return S, H
 
 
 def _binormal(S, H, wrong, counts):
@@ -282,9 +382,9 @@ def _pairs(predictions, seed):
     return orbit[np.arange(n), first], orbit[np.arange(n), second]
 
 
-def _check_delta(delta):
+def check_delta(delta):
     expect(0 < delta < 1, f"delta = {delta}: give a number strictly between 0 and 1, e.g. 0.05")
 
 
-def _listed(assumptions):
+def listed(assumptions):
     return "Assumes: " + "; ".join(assumptions) + "."

@@ -1,5 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.optimize import linprog
+from scipy.special import rel_entr
 from scipy.stats import binom, binomtest, hypergeom
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -7,7 +12,9 @@ import sua
 from sua import Predictions, theory
 from sua.decide.certificates import (error_floor, lambda_diagnosis, mean_lower_bound, misalignment_test,
                                      stability_certificate)
-from sua.metrics import SingleClassError
+from sua.decide.miscalibration import CELL_KINDS, best_weights, certain_gap, orbit_calibration_error, statements
+from sua.decide.removable import geometric_mean, removable, removable_risk
+from sua.metrics import SingleClassError, ece
 from sua.scores import entropy
 
 LN2 = np.log(2)
@@ -96,6 +103,16 @@ def test_pairs_are_drawn_from_the_whole_orbit_without_repetition():
     assert error_floor(one_off, seed=1).flips != error_floor(one_off, seed=2).flips
 
 
+def test_error_floor_is_about_pooled_answers_and_none_exists_for_x_alone():
+    drawn = draw(brittle(0.6), 200, 2, np.random.default_rng(0))
+    kind = Predictions(probs=drawn.probs, perturbed=drawn.perturbed, labels=drawn.answers)  # x is always right
+    floor, wrong = error_floor(kind), kind.orbit.argmax(-1) != kind.labels[:, None]
+    assert kind.is_error.mean() == 0 < floor.bound <= wrong.mean()
+    first = str(floor).split("\n")[0]
+    assert first.startswith("If these variants keep the meaning") and "their variants, pooled, are wrong" in first
+    assert "the inputs alone have no floor above 0" in str(floor)
+
+
 # calibration error
 
 
@@ -107,7 +124,7 @@ def test_misalignment_estimates_are_those_of_the_theorem():
     gini, bits = 1 - (orbit**2).sum(-1).mean(), entropy(orbit).mean() / LN2
     tv = np.mean([np.abs(orbit[:, i] - orbit[:, j]).sum(-1).mean() / 2 for i, j in pairs])
     js = np.mean([entropy((orbit[:, i] + orbit[:, j]) / 2).mean() for i, j in pairs]) - entropy(orbit).mean()
-    by_tv, by_js = misalignment_test(predictions), misalignment_test(predictions, divergence="js")
+    by_tv, by_js = misalignment_test(predictions), misalignment_test(predictions, kind="js")
     assert by_tv.plain == pytest.approx((tv - 2 * gini) / 2) and by_tv.sensitivity == pytest.approx(tv)
     assert by_tv.sua == pytest.approx(tv - bits) and by_tv.sua / 2 <= by_tv.plain
     assert by_js.sensitivity == pytest.approx(js)
@@ -167,6 +184,236 @@ def test_groups_find_what_the_mean_hides():
     assert apart.groups["sharp"][2] == pytest.approx(alone.bound, abs=0.02)  # another betting order
     assert apart.bound == pytest.approx(0.25 * apart.groups["sharp"][2]) and "within groups" in str(apart)
     assert apart.bound <= 0.25 * 0.3  # the truth
+
+
+# calibration error over cells
+
+WITHIN = [(), ("formulation",), ("class",), ("formulation", "class")]
+
+
+def random_orbits(rng, n=12, members=3, classes=3):
+    """Outputs on a grid of fifths, so that zeros, ties and shared cells occur."""
+    return rng.multinomial(5, rng.dirichlet([0.5] * classes, (n, members))) / 5
+
+
+def labelled(orbit, labels):
+    return Predictions(probs=orbit[:, 0], perturbed=orbit[:, 1:], labels=labels)
+
+
+def calibrated_worlds(count, rng):
+    """Worlds in which every column of the orbit is calibrated, one after another."""
+    worlds = theory.random_worlds(count, rng, calibrated=True)
+    for row in range(count):
+        yield theory.World(worlds.mass[row], worlds.kernel[row], worlds.p[row], worlds.truth[row])
+
+
+def test_pooled_top_label_with_equal_weights_is_confidence_less_plurality():
+    orbit = np.random.default_rng(20).dirichlet([0.4] * 4, (200, 5))
+    plurality = np.array([np.bincount(answers).max() / 5 for answers in orbit.argmax(-1)])
+    gap = certain_gap(orbit, np.ones(5), "top_label", ())
+    assert gap == pytest.approx(orbit.max(-1).mean(1) - plurality)
+
+
+@pytest.mark.parametrize("kind", CELL_KINDS)
+@pytest.mark.parametrize("within", WITHIN)
+def test_certain_gap_by_hand(kind, within):
+    rng = np.random.default_rng(21)
+    orbit, n = random_orbits(rng), 12
+    weight = rng.uniform(0 if kind == "class_wise" else -1, 1, 5 * 9)
+    item, label, cell, p = statements(orbit, kind, within)
+    by_hand = [min(sum(weight[c] * (q - (k == y)) for i, k, c, q in zip(item, label, cell, p) if i == row) / 3
+                   for y in range(3)) for row in range(n)]
+    assert certain_gap(orbit, weight, kind, within) == pytest.approx(by_hand)
+    assert len(p) == (n * 3 if kind == "top_label" else n * 9)
+
+
+@pytest.mark.parametrize("kind", CELL_KINDS)
+@pytest.mark.parametrize("within", WITHIN)
+def test_best_weights_attain_the_least_error_of_any_label_law(kind, within):
+    for seed in range(5):
+        orbit = random_orbits(np.random.default_rng(seed))
+        found = certain_gap(orbit, best_weights(orbit, kind, within), kind, within).mean()
+        assert found == pytest.approx(least_error(orbit, kind, within), abs=1e-9) and found >= -1e-12
+
+
+def least_error(orbit, kind, within):
+    """min over label laws of the items of the calibration error over cells, as a linear programme of its own."""
+    (n, members, classes), (item, label, cell, p) = orbit.shape, statements(orbit, kind, within)
+    cells = np.unique(cell)
+    claimed = np.array([p[cell == c].sum() for c in cells])
+    came_true = np.zeros((len(cells), n * classes))
+    for i, k, c in zip(item, label, cell):
+        came_true[np.searchsorted(cells, c), i * classes + k] += 1
+    sides = np.vstack([np.hstack([sign * came_true, -np.eye(len(cells))]) for sign in (1, -1)])
+    one_label = np.hstack([np.kron(np.eye(n), np.ones(classes)), np.zeros((n, len(cells)))])
+    scale = (1 if kind == "top_label" else 2) * n * members
+    return linprog(np.append(np.zeros(n * classes), np.ones(len(cells))) / scale, A_ub=sides,
+                   b_ub=np.append(claimed, -claimed), A_eq=one_label, b_eq=np.ones(n)).fun
+
+
+@pytest.mark.parametrize("kind", CELL_KINDS)
+@pytest.mark.parametrize("within", WITHIN)
+def test_no_labels_bring_the_error_below_the_certain_gap(kind, within):
+    rng = np.random.default_rng(22)
+    for _ in range(20):
+        orbit = random_orbits(rng)
+        measured = orbit_calibration_error(labelled(orbit, rng.integers(3, size=12)), kind, within)
+        weight = rng.uniform(0 if kind == "class_wise" else -1, 1, 45)
+        assert certain_gap(orbit, weight, kind, within).mean() <= measured + 1e-12
+        assert certain_gap(orbit, best_weights(orbit, kind, within), kind, within).mean() <= measured + 1e-9
+
+
+def test_pooled_error_over_cells_is_the_ece_and_refinements_never_lower_it():
+    rng = np.random.default_rng(23)
+    orbit, labels = rng.dirichlet([0.4] * 3, (300, 3)), rng.integers(3, size=300)
+    pooled = Predictions(probs=orbit.reshape(-1, 3), labels=labels.repeat(3))
+    for bins in (1, 5, 15):
+        assert orbit_calibration_error(labelled(orbit, labels), "top_label", (), bins) == pytest.approx(
+            ece(pooled, bins))
+    for kind in CELL_KINDS:
+        errors = [orbit_calibration_error(labelled(orbit, labels), kind, within, bins)
+                  for within, bins in (((), 5), ((), 15), (("class",), 15), (("formulation", "class"), 15))]
+        assert errors == sorted(errors) and errors[0] < errors[-1]
+
+
+def test_errors_over_cells_by_hand():
+    orbit = np.tile([[0.7, 0.3], [0.7, 0.3]], (10, 1, 1))
+    always = labelled(orbit, np.zeros(10, dtype=int))  # .7 and .3 come true always and never
+    for within in WITHIN:
+        assert orbit_calibration_error(always, "top_label", within) == pytest.approx(0.3)
+        assert orbit_calibration_error(always, "class_wise", within) == pytest.approx(0.3)
+
+
+def test_class_wise_sees_a_shift_between_formulations_that_no_flip_shows():
+    orbit = np.tile([[0.6, 0.4], [0.9, 0.1]], (300, 1, 1))  # same answer, so one accuracy for .6 and .9
+    quiet = labelled(orbit, None)
+    assert error_floor(quiet).bound == misalignment_test(quiet).bound == 0
+    for kind in CELL_KINDS:
+        result = misalignment_test(quiet, kind=kind)
+        assert result.plain == pytest.approx(0.15)  # accuracy a: (|a - .6| + |a - .9|) / 2
+        assert 0.12 < result.bound < 0.15
+        assert result.n == 200 and result.fitted == 100 and "no label was used" in str(result)
+    assert misalignment_test(quiet, kind="top_label", within=()).plain == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("kind", CELL_KINDS)
+@pytest.mark.parametrize("within", [(), ("formulation", "class")])
+def test_cells_coverage_in_a_tight_world(kind, within):
+    rng = np.random.default_rng(24)
+    results = [misalignment_test(draw(brittle(0.3), 90, 1, rng), 0.1, kind, within=within, seed=seed)
+               for seed in range(200)]
+    assert sum(result.bound > 0.15 + 1e-12 for result in results) <= at_most(0.1, 200)  # error = share / 2, attained
+    assert sum(result.plain > 0.15 for result in results) > 60
+    assert np.mean([result.bound > 0 for result in results]) > 0.9
+
+
+@pytest.mark.parametrize("kind", CELL_KINDS)
+def test_no_false_alarm_in_calibrated_worlds(kind):
+    rng = np.random.default_rng(25)
+    fired = [misalignment_test(draw(world, 90, 2, rng), 0.05, kind).bound > 0
+             for world in calibrated_worlds(60, rng)]
+    # here the best weights are not 0: orbits of a sure and an undecided input, calibrated to the last digit
+    fired += [misalignment_test(draw(theory.COUNTEREXAMPLES[name], 90, 1, rng), 0.05, kind, seed=seed).bound > 0
+              for seed in range(60) for name in ("calibrated pairs", "pairs of labels")]
+    assert sum(fired) <= at_most(0.05, 180)
+
+
+def test_cells_by_group_and_on_few_items():
+    rng = np.random.default_rng(26)
+    sharp, unsure = draw(brittle(0.6), 240, 1, rng), draw(theory.COUNTEREXAMPLES["perfect coin"], 240, 1, rng)
+    mixed = Predictions(probs=np.vstack([sharp.probs, unsure.probs]),
+                        perturbed=np.vstack([sharp.perturbed, unsure.perturbed]))
+    result = misalignment_test(mixed, kind="top_label", groups=np.repeat(["sharp", "unsure"], 240))
+    assert result.groups["unsure"][2] == 0 < result.groups["sharp"][2] <= 0.3 and "group sharp" in str(result)
+    assert result.bound == pytest.approx(result.groups["sharp"][2] / 2) and result.n + result.fitted == 480
+    for n in (1, 2, 3):
+        for kind in CELL_KINDS:
+            assert misalignment_test(sharp.subset(slice(n)), kind=kind).bound >= 0
+
+
+def test_cells_refuse_what_they_do_not_know():
+    good = draw(brittle(0.5), 20, 2, np.random.default_rng(27))
+    for bad, words in ((dict(kind="ece"), "choose one of tv, js, top_label"), (dict(bins=0), "at least one bin"),
+                       (dict(within=("variant",)), "formulation, class"), (dict(within="class"), "give a tuple")):
+        with pytest.raises(ValueError, match=words):
+            misalignment_test(good, **{"kind": "top_label", **bad})
+    with pytest.raises(ValueError, match="labels"):
+        orbit_calibration_error(good)
+
+
+# removable risk
+
+counts = arrays(np.int64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 4))
+
+
+@settings(max_examples=150, deadline=None)
+@given(counts, st.floats(0, 1))
+def test_removable_risk_is_the_same_for_every_label(table, mix):
+    table[:, 0] += table.sum(1) == 0
+    orbit = table / table.sum(1, keepdims=True)
+    orbit = orbit * (1 - mix**8) + mix**8 / orbit.shape[1]  # from zeros to uniform, by way of tiny numbers
+    orbit /= orbit.sum(1, keepdims=True)
+    for y, target in enumerate(np.eye(orbit.shape[1])):
+        single, mean = ((orbit - target) ** 2).sum(-1).mean(), ((orbit.mean(0) - target) ** 2).sum()
+        assert single == pytest.approx(mean + removable(orbit), abs=1e-12)
+        with np.errstate(divide="ignore"):
+            single, mean = -np.log(orbit[:, y]).mean(), -np.log(geometric_mean(orbit)[y])
+        assert single == pytest.approx(mean + removable(orbit, "log"), rel=1e-12, abs=1e-12)
+    assert geometric_mean(orbit).sum() == pytest.approx(1) and removable(orbit, "log") >= 0
+    assert -1e-15 <= removable(orbit) <= 1 - 1 / min(orbit.shape) + 1e-12
+
+
+def test_removable_risk_is_sensitivity_in_the_geometry_of_the_loss():
+    orbit = np.random.default_rng(30).dirichlet([0.5] * 4, (50, 3))
+    pairs = np.mean([((orbit[:, i] - orbit[:, j]) ** 2).sum(-1) for i in range(3) for j in range(3)], axis=0)
+    assert removable(orbit) == pytest.approx(pairs / 2, abs=1e-12)
+    g = geometric_mean(orbit)
+    assert removable(orbit, "log") == pytest.approx(rel_entr(g[:, None], orbit).sum(-1).mean(-1), abs=1e-12)
+    assert removable(np.repeat(orbit[:, :1], 3, axis=1), "log") == pytest.approx(np.zeros(50), abs=1e-12)
+
+
+def test_geometric_mean_with_zeros():
+    assert geometric_mean([[0.5, 0.5, 0], [0.5, 0, 0.5]]) == pytest.approx([1, 0, 0])
+    assert removable(np.array([[0.5, 0.5, 0], [0.5, 0, 0.5]]), "log") == pytest.approx(LN2)
+    opposites = np.array([[1, 0.0], [0, 1.0]])
+    assert geometric_mean(opposites) == pytest.approx([0.5, 0.5]) and removable(opposites, "log") == np.inf
+    assert removable(opposites) == pytest.approx(0.5) and removable(np.ones((3, 1))) == 0
+
+
+@pytest.mark.parametrize("loss", ["brier", "log"])
+def test_removable_risk_coverage_by_simulation(loss):
+    rng = np.random.default_rng(31)
+    population = rng.dirichlet([0.2] * 3, (40, 4))
+    truth, n = removable(population, loss).mean(), 300
+    results = [removable_risk(labelled(population[rng.integers(40, size=50)], None), 0.1, loss, 10.0) for _ in range(n)]
+    assert sum(result.bound > truth for result in results) <= at_most(0.1, n)
+    assert sum(result.plain > truth for result in results) > 90
+    assert np.mean([result.bound > truth / 2 for result in results]) > 0.5  # and useful
+
+
+def test_removable_risk_is_what_averaging_removes():
+    rng = np.random.default_rng(32)
+    orbit, labels = rng.dirichlet([0.3] * 3, (500, 4)), rng.integers(3, size=500)
+    losses = ((orbit - np.eye(3)[labels][:, None]) ** 2).sum(-1).mean()
+    removed = losses - ((orbit.mean(1) - np.eye(3)[labels]) ** 2).sum(-1).mean()
+    result = removable_risk(labelled(orbit, labels))
+    assert result.plain == pytest.approx(removed, abs=1e-12) and 0.8 * removed < result.bound < removed
+    assert "answering by the mean of these 4 formulations lowers the Brier score by at least" in str(result)
+    assert "no label was used" in str(result) and result.k == 3
+
+
+def test_removable_log_loss_may_be_infinite_and_its_bound_is_not():
+    orbit = np.tile([[1, 0.0], [0, 1.0]], (200, 1, 1))
+    orbit[:150] = [[0.9, 0.1], [0.1, 0.9]]
+    result = removable_risk(labelled(orbit, None), loss="log")
+    assert result.plain == np.inf and result.infinite == 50 and 0.5 < result.bound < 0.75 * np.log(5 / 3) + 0.25 * 2
+    assert "S_g is infinite on 50 of them" in str(result) and "geometric mean" in str(result)
+    assert removable_risk(labelled(orbit, None), loss="log", cap=0.1).bound < 0.1
+    one_class = removable_risk(labelled(np.ones((30, 3, 1)), None))
+    assert one_class.bound == one_class.plain == 0
+    for bad, words in ((dict(loss="hinge"), "'brier' or 'log'"), (dict(cap=0), "positive number of nats")):
+        with pytest.raises(ValueError, match=words):
+            removable_risk(labelled(orbit, None), **bad)
 
 
 # stability
@@ -248,10 +495,31 @@ def test_lambda_diagnosis_undecided_and_impossible():
         lambda_diagnosis(S, H, np.arange(100) == 0)
 
 
+def test_lambda_diagnosis_of_a_constant_or_infinite_score():
+    S, H, wrong = (values[30:] for values in binormal(430, 1, 0.9, 0))  # 185 errors, 215 right
+    for level in (0, 0.1, 0.7, 1e6 + 1 / 3):
+        result = lambda_diagnosis(np.full(400, level), H, wrong)
+        assert result.lam == -np.inf and result.helps is False and result.d_s == result.rho == 0
+        assert result.bound == pytest.approx(theory.binormal_auroc(0.9, 0, 0, 0), abs=0.03)
+        assert result.auroc["S"] == 0.5 and "rank by H alone" in str(result)
+    assert lambda_diagnosis(np.zeros(400), -H, wrong).helps is True
+    with pytest.raises(ValueError, match="H is constant"):
+        lambda_diagnosis(S, np.full(400, 0.1), wrong)
+    with pytest.raises(ValueError, match=r"S\[3\] = inf.*'tv' or 'js'"):
+        lambda_diagnosis(np.where(np.arange(400) == 3, np.inf, S), H, wrong)
+
+
+def test_lambda_diagnosis_says_where_the_picture_does_not_fit():
+    S, H, wrong = binormal(400, 0.1, 1, 0.2)
+    assert "exceeds here" not in str(lambda_diagnosis(S, H, wrong))
+    skewed = lambda_diagnosis(S, np.exp(4 * H), wrong)  # the ranking of H, far from normal
+    assert skewed.bound < skewed.auroc["H"] and "which H exceeds here" in str(skewed)
+
+
 # what all share
 
 
-@pytest.mark.parametrize("tool", [error_floor, misalignment_test, stability_certificate])
+@pytest.mark.parametrize("tool", [error_floor, misalignment_test, stability_certificate, removable_risk])
 def test_bad_input_is_named_with_a_remedy(tool):
     good = draw(brittle(0.5), 20, 2, np.random.default_rng(10))
     for delta in (0, 1, -0.1, float("nan")):
@@ -264,7 +532,7 @@ def test_bad_input_is_named_with_a_remedy(tool):
 def test_misalignment_refuses_kl_and_ragged_groups():
     good = draw(brittle(0.5), 20, 2, np.random.default_rng(11))
     with pytest.raises(ValueError, match="no constant exists for KL"):
-        misalignment_test(good, divergence="kl")
+        misalignment_test(good, kind="kl")
     with pytest.raises(ValueError, match=r"\(20,\)"):
         misalignment_test(good, groups=[1, 2])
 
@@ -272,14 +540,21 @@ def test_misalignment_refuses_kl_and_ragged_groups():
 def test_labels_are_never_read():
     plain = draw(moderate(), 100, 3, np.random.default_rng(12))
     labels = np.random.default_rng(13).integers(2, size=100)
-    labelled = Predictions(probs=plain.probs, perturbed=plain.perturbed, labels=labels)
-    for tool in (sua.error_floor, sua.misalignment_test):
-        assert tool(plain) == tool(labelled)
-    assert str(sua.stability_certificate(plain)) == str(sua.stability_certificate(labelled))
+    with_labels = Predictions(probs=plain.probs, perturbed=plain.perturbed, labels=labels)
+    for tool in (sua.error_floor, sua.misalignment_test, sua.removable_risk):
+        assert tool(plain) == tool(with_labels)
+    for kind in CELL_KINDS:
+        assert misalignment_test(plain, kind=kind) == misalignment_test(with_labels, kind=kind)
+    assert str(sua.stability_certificate(plain)) == str(sua.stability_certificate(with_labels))
 
 
-@pytest.mark.parametrize("tool", [error_floor, misalignment_test, stability_certificate])
+def top_label_test(predictions):
+    return misalignment_test(predictions, kind="top_label")
+
+
+@pytest.mark.parametrize("tool", [error_floor, misalignment_test, top_label_test, stability_certificate,
+                                  removable_risk])
 def test_result_says_what_it_assumes(tool):
-    result = tool(draw(brittle(0.5), 50, 2, np.random.default_rng(14)))
+    result = tool(draw(brittle(0.5), 150, 2, np.random.default_rng(14)))
     assert result.assumptions and all(words in str(result) for words in result.assumptions)
     assert 0 < result.bound < 1
