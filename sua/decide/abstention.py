@@ -15,17 +15,15 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtr, rel_entr
 from scipy.stats import ks_2samp
 
 from ..inputs import as_inputs, expect, in_first_order, option_counts
 from ..perturb import variants
 from ..predictions import Predictions
-from ..scores import SCORES, score as score_of
+from ..scores import SCORES, score as score_of, unknown_name
+from .risk_control import DEFAULT, METHODS, examine, p_values as p_values, shortage
 
 SCHEMA_VERSION = 1
-LEVELS = 20  # thresholds tried: the 5 %, 10 %, ..., 100 % quantiles of the separate split
-HELD_OUT = 0.2  # share of the calibration items that gives the thresholds where no separate split is given
 SKETCH = 200  # calibration scores kept for the drift check
 RECENT = 10_000  # incoming scores kept for the next drift check
 ABSTAIN = "ABSTAIN"
@@ -46,44 +44,6 @@ def loss(predictions: Predictions, kind: str = "clean", seed: int = 0) -> np.nda
         return wrong[np.arange(len(wrong)), np.random.default_rng(seed).integers(wrong.shape[1], size=len(wrong))]
     expect(kind == "any", f"kind = {kind!r}: choose 'clean', 'drawn' or 'any'")
     return predictions.is_error | wrong.any(1)
-
-
-def p_values(total, n, risk: float, binary: bool = True) -> np.ndarray:
-    """(m,) p-values of "mean loss > risk", from the summed loss `total` (m,) of `n` (m,) items; 1 where n = 0.
-
-    binary : P(Bin(n, risk) <= total), the exact test; it is <= delta iff the Clopper-Pearson upper limit at level
-    1 - delta is <= risk. Otherwise, for losses in [0, 1], the Hoeffding-Bentkus bound (Bates et al., JACM 2021).
-    """
-    total, n = np.asarray(total, dtype=np.float64), np.asarray(n, dtype=np.int64)
-    tail = bdtr(np.minimum(np.ceil(total), n), n, risk)
-    return tail if binary else np.minimum(np.exp(-n * _h1(total / np.maximum(n, 1), risk)), math.e * tail)
-
-
-def _h1(rate, risk):
-    """KL(Bernoulli(min(rate, risk)) || Bernoulli(risk)): Chernoff's exponent, 0 where rate >= risk."""
-    rate = np.minimum(rate, risk)
-    return rel_entr(rate, risk) + rel_entr(1 - rate, 1 - risk)
-
-
-def _fixed_sequence(p, delta, start):
-    """Indices that pass in rising order, the level of each test, and the tests to look at if none passes."""
-    return start + np.flatnonzero(np.logical_and.accumulate(p[start:] <= delta)), delta, [start]
-
-
-def _bonferroni(p, delta, start):
-    return np.flatnonzero(p <= delta / len(p)), delta / len(p), np.arange(len(p))
-
-
-def _bisection(p, delta, start):
-    level, low, high, visited = delta / (math.floor(math.log2(len(p))) + 1), 0, len(p) - 1, []
-    while low <= high:
-        visited.append((low + high) // 2)
-        low, high = (visited[-1] + 1, high) if p[visited[-1]] <= level else (low, visited[-1] - 1)
-    return [j for j in visited if p[j] <= level], level, visited
-
-
-SEARCHES = {"fixed-sequence": _fixed_sequence, "bonferroni": _bonferroni, "sgr": _bisection}
-METHODS = (*SEARCHES, "conformal-risk")
 
 
 class Drift(NamedTuple):
@@ -121,68 +81,65 @@ class AbstentionRule:
 
     @classmethod
     def fit(cls, scores, is_error, *, risk: float, delta: float | None = None, thresholds=None,
-            method: str = "fixed-sequence", score_name: str | None = None, parameters: dict | None = None,
+            method: str = DEFAULT, score_name: str | None = None, parameters: dict | None = None,
             k: int | None = None) -> "AbstentionRule":
         """The rule of largest coverage that can promise `risk` from labelled calibration items.
 
         Parameters
         ----------
         scores : (N,) finite scores of items that had no part in the choice of the score or of its parameters.
-        is_error : (N,) bool or 0/1 integers (exact binomial test), or a loss in [0, 1] as floats (Hoeffding-Bentkus,
-            even where all values are 0 or 1: the test must not be chosen by the values). See `loss`.
+        is_error : (N,) bool or 0/1 integers, or a loss in [0, 1] as floats. See `loss`.
         risk, delta : the promise P(selective risk > risk) <= delta. "conformal-risk" takes no notice of delta.
-        thresholds : (M,) scores of other items, labels not needed; their 20 quantiles 5 %, ..., 100 % are tried (all
-            of them where M <= 20, so that thresholds of one's own choice pass unchanged). None: a fixed random fifth
-            of the calibration items gives the thresholds and is left out of the test, so that the promise stands.
-        method : "fixed-sequence", thresholds tested in rising order at level delta until one fails, from the first that
+        thresholds : (M,) scores, labels not needed. "uniform" tries all of them, or every calibration score without
+            them. For the other methods they must be scores of other items; their 20 quantiles 5 %, ..., 100 % are
+            tried (all of them where M <= 20, so that thresholds of one's own choice pass unchanged). None: a fixed
+            random fifth of the calibration items gives the thresholds and is left out of the test.
+        method : "uniform", every threshold at once by the exact law of the errors along a score that ranks nothing,
+            the largest that passes; any score; proof in sua.risk_control. It counts errors: a loss between 0 and 1 is
+            made an error with that probability, by a draw from the data's digest that the promise averages over. For
+            a score of two or three values "fixed-sequence" may answer more.
+            The rest test single thresholds by `p_values`: the exact binomial test, Hoeffding-Bentkus for losses given
+            as floats (even where all are 0 or 1: the test must not be chosen by the values).
+            "fixed-sequence", thresholds in rising order at level delta until one fails, from the first that
             is expected to answer twice the ln(delta) / ln(1 - risk) items that an error-free test needs; any score.
-            "bonferroni", all m tested at delta / m, the largest that passes; any score, better where the risk first
-            exceeds and later falls below the target.
+            "bonferroni", all m tested at delta / m, the largest that passes; any score.
             "sgr", bisection (Geifman & El-Yaniv, NeurIPS 2017) at delta / (floor(log2 m) + 1); proved only
             where the true selective risk does not fall as the threshold rises: SUA need not be such a score.
             "conformal-risk", E[loss * answered] <= risk (Angelopoulos et al., ICLR 2024): the joint error.
-        score_name, parameters, k : what was calibrated; `accept` refuses another.
+        score_name, parameters, k : what was calibrated; `accept` refuses another. Leave out score_name for a score of
+            your own, that neither sua.SCORES nor sua.GENERATION_SCORES lists.
 
-        Where no threshold passes the rule abstains on everything, and `why` says how many items would be needed.
-        Raises ValueError for non-finite scores, losses outside [0, 1], or a risk or delta outside (0, 1).
+        Where no threshold passes the rule abstains on everything, and `why` says what would help.
+        Raises ValueError for non-finite scores, losses outside [0, 1], a risk or delta outside (0, 1), an unknown
+        score_name, or a k that is no whole number >= 0.
         """
         expect(method in METHODS, f"method = {method!r}: choose one of {', '.join(METHODS)}")
         conformal = method == "conformal-risk"
         for name, value in (("risk", risk), ("delta", delta))[:1 if conformal else 2]:
             expect(value is not None and 0 < value < 1, f"{name} = {value}: give a number strictly between 0 and 1")
+        identity = _identity(score_name, parameters, k)
         scores = _finite("scores", scores)
         losses, binary = _losses(is_error, len(scores))
-        tested = slice(None)
-        if thresholds is None:
-            expect(len(scores) >= 2, "one calibration item cannot give both thresholds and a test: give more")
-            order = np.random.default_rng(0).permutation(len(scores))
-            held = math.ceil(HELD_OUT * len(scores))
-            thresholds, tested = scores[order[:held]], order[held:]
-        tau, share = _quantiles(_finite("thresholds", thresholds))
-        answered = scores[tested][:, None] <= tau
-        n, count, total = len(answered), answered.sum(0), losses[tested] @ answered
-
-        if conformal:
-            passing, level, tried = np.flatnonzero(total + 1 <= risk * (n + 1)), None, [0]
-        else:
-            enough = n * share >= 2 * math.ceil(math.log(delta) / math.log1p(-risk))
-            start = int(np.argmax(enough)) if enough.any() else len(tau) - 1
-            passing, level, tried = SEARCHES[method](p_values(total, count, risk, binary), delta, start)
-        if len(passing):
-            best = passing[-1]
+        thresholds = None if thresholds is None else _finite("thresholds", thresholds)
+        digest = _digest(scores, losses)
+        examined = examine(scores, losses, binary, thresholds, method, risk, delta, int(digest, 16))
+        tau, count, total, n, promised, _ = examined
+        if promised.any():
+            best = np.flatnonzero(promised)[-1]
             threshold, coverage = float(tau[best]), float(count[best] / n)
             why = f"{total[best]:.6g} errors (summed loss) among the {count[best]} of {n} calibration items answered"
         else:
             threshold, coverage = None, 0.0
-            why = _shortage(total[tried], count[tried], n, risk, level, len(scores))
-        return cls(threshold, method, why, float(risk), None if conformal else float(delta), coverage, n, score_name,
-                   _plain(parameters), k, _digest(scores, losses), _sketch(scores, threshold))
+            why = shortage(examined, method, risk, delta, len(scores))
+        return cls(threshold, method, why, float(risk), None if conformal else float(delta), coverage, n,
+                   digest=digest, sketch=_sketch(scores, threshold), **identity)
 
     @classmethod
     def paper(cls, tau: float = 0.0, *, parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
         """Answer where SUA <= tau (arXiv 2604.20903, Prop. 4.8). No guarantee: the printed bound is false."""
+        expect(math.isfinite(tau), f"tau = {tau}: give a finite threshold")
         return cls(float(tau), "paper", "SUA <= tau, as printed; the bound claimed for it has counterexamples",
-                   score_name="sua", parameters=_plain(parameters), k=k)
+                   **_identity("sua", parameters, k))
 
     @classmethod
     def at_coverage(cls, scores, coverage: float, *, score_name: str | None = None, parameters: dict | None = None,
@@ -190,10 +147,10 @@ class AbstentionRule:
         """The smallest threshold that answers at least `coverage` of the (N,) scores. No labels, no guarantee."""
         expect(0 < coverage <= 1, f"coverage = {coverage}: give a share in (0, 1]")
         scores = _finite("scores", scores)
-        threshold = float(np.sort(scores)[math.ceil(coverage * len(scores) - 1e-9) - 1])
+        threshold = float(np.sort(scores)[max(math.ceil(coverage * len(scores) - 1e-9), 1) - 1])
         return cls(threshold, "coverage", f"answers at least {coverage:.6g} of the items it was set on; risk unknown",
-                   coverage=float((scores <= threshold).mean()), n=len(scores), score_name=score_name,
-                   parameters=_plain(parameters), k=k, digest=_digest(scores), sketch=_sketch(scores, threshold))
+                   coverage=float((scores <= threshold).mean()), n=len(scores), digest=_digest(scores),
+                   sketch=_sketch(scores, threshold), **_identity(score_name, parameters, k))
 
     def accept(self, scores, *, score_name=None, parameters=None, k=None) -> np.ndarray:
         """(N,) bool, True where the input may be answered.
@@ -221,6 +178,7 @@ class AbstentionRule:
         under no drift P(void) <= false_alarm for each check on new inputs, ties included. Silence proves nothing: the
         labels may drift while the scores do not.
         """
+        expect(0 < false_alarm < 1, f"false_alarm = {false_alarm}: give a rate strictly between 0 and 1")
         expect(self.sketch, "this rule holds no calibration scores to compare with: use AbstentionRule.fit")
         expect(len(scores), "no scores to compare with calibration: answer some inputs first")
         self.accept(scores)
@@ -245,7 +203,7 @@ class AbstentionRule:
         """Read what `to_json` wrote. ValueError for other text, a newer schema, or content changed since."""
         try:
             content = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"not the JSON text of an AbstentionRule ({error}): give what to_json returned") from None
         expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
                "not the JSON text of an AbstentionRule (no schema): give what to_json returned")
@@ -275,7 +233,8 @@ class AbstentionRule:
 
 
 class Answer(NamedTuple):
-    """answer : class index or ABSTAIN. score : exact if answered, else possibly a lower bound above the threshold."""
+    """answer : class index or ABSTAIN. score : exact if answered, else possibly a lower bound above the threshold, or
+    NaN where the rule abstains on everything and the model was not asked."""
 
     answer: int | str
     score: float
@@ -296,8 +255,9 @@ class SelectiveModel:
     Inputs, and options that a variant has in another order, are read as by sua.predict.
     The variants of an input depend on `seed` and the input only: alone or in a batch it gets the same decision.
 
-    Cost: 1 forward pass per input for scores of x alone, else at most K + 1. With early_exit an input on which
-    the first variants already force abstention costs no more passes; decisions are the same. Counted in `passes`.
+    Cost: 1 forward pass per input for scores of x alone, else at most K + 1, and none under a rule that abstains on
+    everything. With early_exit an input on which the first variants already force abstention costs no more passes;
+    decisions are the same. Counted in `passes`.
     """
 
     def __init__(self, model, perturbation, score: str, rule: AbstentionRule, k: int | None = None, seed: int = 0,
@@ -326,6 +286,9 @@ class SelectiveModel:
             return self.answer([inputs])[0]
         if not len(inputs):
             return []
+        if self.rule.threshold is None:
+            self.inputs += len(inputs)
+            return [Answer(ABSTAIN, math.nan, self._reason(math.nan, False, 0))] * len(inputs)
         inputs = as_inputs(inputs)
         probs = self._predict([(x,) for x in inputs])
         counts = option_counts(inputs, probs.shape[1])
@@ -351,6 +314,8 @@ class SelectiveModel:
 
         Each check tests inputs of its own, so the false-alarm rate holds for each one.
         """
+        expect(self.rule.threshold is not None, "this rule abstains on everything, so no input was scored: fit a rule "
+               "that answers before checking for drift")
         drift = self.rule.drift(list(self._recent), false_alarm)
         self._recent.clear()
         if drift.void:
@@ -379,6 +344,17 @@ class SelectiveModel:
         return f"{self.void}. {reason}" if self.void else reason
 
 
+def _identity(score_name, parameters, k):
+    """{score_name, parameters, k} as the rule holds them, validated."""
+    if score_name is not None and score_name not in SCORES:
+        from ..generation import GENERATION_SCORES
+        expect(score_name in GENERATION_SCORES, lambda: unknown_name("score_name", score_name, SCORES) +
+               ". Leave it out for a score of your own")
+    expect(k is None or isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 0,
+           f"k = {k!r}: give the number of variants, a whole number")
+    return {"score_name": score_name, "parameters": _plain(parameters), "k": None if k is None else int(k)}
+
+
 def _finite(name, values):
     array = np.asarray(values, dtype=np.float64)
     expect(array.ndim == 1 and len(array), f"{name} has shape {array.shape}: give a vector with at least one value")
@@ -397,32 +373,6 @@ def _losses(is_error, n):
     expect(not bad.any(), lambda: f"is_error[{int(np.argmax(bad))}] = {array[bad][0]}: give 1 for a wrong answer and "
             "0 for a right one, or losses in [0, 1] as floats")
     return array.astype(np.float64), binary
-
-
-def _quantiles(scores):
-    """Distinct quantiles at 1/LEVELS, ..., 1, taken from the scores themselves, and the share of scores <= each."""
-    ordered, n = np.sort(scores), len(scores)
-    tau = np.unique(ordered[-(-n * np.arange(1, LEVELS + 1) // LEVELS) - 1])
-    return tau, np.searchsorted(ordered, tau, side="right") / n
-
-
-def _shortage(total, count, n, risk, level, given):
-    """Why no threshold passed, and how many calibration items would do if the error rates stayed as seen.
-
-    Chernoff: n >= ln(1 / level) / KL(rate || risk) accepted items suffice, exactly so at rate 0.
-    """
-    if level is None:
-        rate = total / n
-        needed = (1 - risk) / np.where(rate < risk, risk - rate, np.nan)
-    else:
-        rate, share = total / np.maximum(count, 1), np.maximum(count, 1) / n
-        needed = -math.log(level) / np.where(rate < risk, _h1(rate, risk), np.nan) / share
-    if np.isnan(needed).all():
-        return (f"the lowest error rate seen where it counts, {rate.min():.3g}, is not below the risk {risk:.3g}: a "
-               "larger calibration set would not help; use a better score or allow more risk")
-    best = np.nanargmin(needed)
-    return (f"{given} calibration items are too few to certify a risk of {risk:.3g}; if the error rate seen stays at "
-            f"{rate[best]:.3g}, about {math.ceil(needed[best] * given / n)} would be needed")
 
 
 def _sketch(scores, threshold):
