@@ -81,7 +81,7 @@ grade: setup  ## grade SUBMISSIONS/<student>/<assignment>/<assignment>.ipynb, sc
 	@OMP_NUM_THREADS=1 $(PY) notebooks/assignments/grade.py grade "$(SUBMISSIONS)"
 
 download: setup  ## fetch the data sets and models of PROFILE into data/hub, for machines without internet
-	@$(PY) -m sua.tasks download --profile $(PROFILE)
+	@$(PY) -m sua.download --profile $(PROFILE)
 
 clean:  ## remove build/ (models, predictions, executed notebooks); figures/ and .venv stay
 	rm -rf build

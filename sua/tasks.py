@@ -8,10 +8,8 @@ and thresholds) and test (scored once).
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
 from dataclasses import dataclass, field
 from typing import Callable, Iterable, Mapping, Sequence
 
@@ -21,6 +19,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
 from . import paths
 from .perturb import KERNELS, OPTION_ORDER, Input, Perturbation, mixture, on_first
+from .sources import pin
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -122,25 +121,22 @@ class HubSet:
 
 
 HUB_TASKS: dict[str, HubTask] = {
-    "sst2": HubTask("stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", ("negative", "positive"),
-                    text="sentence"),
-    "ag_news": HubTask("fancyzhx/ag_news", "eb185aade064a813bc0b7f42de02595523103ca4",
+    "sst2": HubTask("stanfordnlp/sst2", pin("stanfordnlp/sst2"), ("negative", "positive"), text="sentence"),
+    "ag_news": HubTask("fancyzhx/ag_news", pin("fancyzhx/ag_news"),
                        ("world", "sports", "business", "science and technology"), text="text", held_out=("test",)),
-    "openbookqa": HubTask("allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", tuple("ABCD"),
+    "openbookqa": HubTask("allenai/openbookqa", pin("allenai/openbookqa"), tuple("ABCD"),
                           text="question_stem", options="choices", label="answerKey", config="main"),
-    "arc_easy": HubTask("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", tuple("ABCD"), text="question",
+    "arc_easy": HubTask("allenai/ai2_arc", pin("allenai/ai2_arc"), tuple("ABCD"), text="question",
                         options="choices", label="answerKey", config="ARC-Easy", held_out=("test",)),
 }
 _NLI = {"label_names": ("entailment", "neutral", "contradiction"), "text": "premise", "text_pair": "hypothesis"}
-SNLI = HubTask("stanfordnlp/snli", "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b", config="plain_text",
-               held_out=("validation",), **_NLI)
-MULTI_NLI = HubTask("nyu-mll/multi_nli", "da70db2af9d09693783c3320c4249840212ee221", held_out=("validation_matched",),
-                    **_NLI)
+SNLI = HubTask("stanfordnlp/snli", pin("stanfordnlp/snli"), config="plain_text", held_out=("validation",), **_NLI)
+MULTI_NLI = HubTask("nyu-mll/multi_nli", pin("nyu-mll/multi_nli"), held_out=("validation_matched",), **_NLI)
 HUB_SETS: dict[str, HubSet] = {
-    "bbq": HubSet("oskarvanderwal/bbq", "ab00114b0fbf59c7c539ff9158f6ce717d13ab63", "All", ("test",)),
-    "ambignq": HubSet("sewon/ambig_qa", "e969d0132f4dd28c2939d55be34f1788c00ccfe7", "light", ("validation",)),
-    "triviaqa": HubSet("mandarjoshi/trivia_qa", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", "rc.nocontext",
-                       ("validation",)),
+    "bbq": HubSet("oskarvanderwal/bbq", pin("oskarvanderwal/bbq"), "All", ("test",)),
+    "ambignq": HubSet("sewon/ambig_qa", pin("sewon/ambig_qa"), "light", ("validation",)),
+    "triviaqa": HubSet("mandarjoshi/trivia_qa", pin("mandarjoshi/trivia_qa"), "rc.nocontext", ("validation",)),
+    "mmlu": HubSet("cais/mmlu", pin("cais/mmlu"), "all", ("test",)),
 }
 
 
@@ -215,7 +211,7 @@ def _chaosnli(sizes, seed):
     splits, origins = DatasetDict(), {}
     for split in ("train", "validation"):
         parts = []
-        for spec, size in zip(_sources("chaosnli"), (sizes[split] - sizes[split] // 2, sizes[split] // 2)):
+        for spec, size in zip((SNLI, MULTI_NLI), (sizes[split] - sizes[split] // 2, sizes[split] // 2)):
             rows, origin = _rows(spec, "train" if split == "train" else spec.held_out[0])
             origins[spec.hub_id] = origin
             parts.append(_draw(rows, size, rng, f"{spec.hub_id}: {split}"))
@@ -237,17 +233,15 @@ def _bbq(sizes, seed):
     In an ambiguous context the option that says "unknown" is right, in a disambiguated one a person. Items of one
     template (category, question_index) differ in few words, so all of them go to one split.
     """
-    from .recorded import hub_or_raw
-
-    rows, origin = hub_or_raw("bbq", "test", ("category", "example_id", "question_index", "context_condition",
-                                              "context", "question", "ans0", "ans1", "ans2", "label"))
-    if "choices" not in rows[0]:  # the hub's columns, under the names of the mirror's file
-        rows = [{**row, "id": f"{row['category']}-{row['example_id']}", "condition": row["context_condition"],
-                 "choices": [row["ans0"], row["ans1"], row["ans2"]], "answer": row["label"]} for row in rows]
+    columns = ["category", "example_id", "question_index", "context_condition", "context", "question", "ans0", "ans1",
+               "ans2", "label"]
+    rows, origin = hub_rows(HUB_SETS["bbq"], "test", columns)
+    rows = rows.select_columns(columns).to_list()
     data = Dataset.from_dict({
-        "id": [row["id"] for row in rows], "text": [f"{row['context']} {row['question']}" for row in rows],
-        "options": [row["choices"] for row in rows], "label": [row["answer"] for row in rows],
-        "ambiguous": [row["condition"] == "ambig" for row in rows]})
+        "id": [f"{row['category']}-{row['example_id']}" for row in rows],
+        "text": [f"{row['context']} {row['question']}" for row in rows],
+        "options": [[row["ans0"], row["ans1"], row["ans2"]] for row in rows], "label": [row["label"] for row in rows],
+        "ambiguous": [row["context_condition"] == "ambig" for row in rows]})
     templates = {}
     for i, row in enumerate(rows):
         templates.setdefault((row["category"], str(row["question_index"])), []).append(i)
@@ -284,7 +278,7 @@ def hub_rows(source: HubTask | HubSet, split: str, columns: Iterable[str]) -> tu
         rows = Dataset(pq.read_table(file))
         origin = {"origin": "mirror", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     else:
-        rows = _from_hub(source, split)
+        rows = from_hub(source, split)
         origin = {"origin": "hub", "revision": source.revision}
     where = f"{file}" if file else f"{source.hub_id}, split {split},"
     for column in columns:
@@ -308,63 +302,10 @@ def _schema(rows, spec, prefix):
     return Dataset.from_dict(table).select(np.flatnonzero(np.array(labels) >= 0))
 
 
-def _from_hub(source, split):
+def from_hub(source: HubTask | HubSet, split: str) -> Dataset:
+    """One split at the pinned revision, from the hub itself. Raises NotAvailableError."""
     try:
         return load_dataset(source.hub_id, source.config, split=split, revision=source.revision)
     except Exception as error:  # whatever went wrong, the reader needs the same two remedies
         reason = f"revision {source.revision}: {type(error).__name__}"
         raise paths.not_available("data set", f"{source.hub_id} ({source.config}, {split})", reason) from error
-
-
-def download(profile: str) -> None:
-    """Fetch every hub data set and model of a profile's experiments into data/hub; what is there stays as it is."""
-    from huggingface_hub import snapshot_download
-
-    from .models import HUB_REVISIONS
-    from .run import load_profile
-
-    target = paths.root() / "data" / "hub"
-    names, models = zip(*_settings(load_profile(profile)))
-    for source in dict.fromkeys(source for of_setting in names for name in of_setting for source in _sources(name)):
-        for split in source.splits:
-            file = target / "datasets" / source.hub_id / source.config / f"{split}.parquet"
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = file.with_suffix(".part")
-                _from_hub(source, split).to_parquet(unfinished)
-                unfinished.replace(file)
-            print(f"{source.hub_id} {split}: {file.relative_to(paths.root())}")
-    for model in dict.fromkeys(model for model in models if "/" in model):
-        folder = target / "models" / model
-        try:
-            snapshot_download(model, revision=HUB_REVISIONS.get(model, "main"), local_dir=folder,
-                              allow_patterns=["*.json", "*.safetensors", "*.txt"])
-        except Exception as error:
-            raise paths.not_available("model", model, type(error).__name__) from error
-        print(f"{model}: {folder.relative_to(paths.root())}")
-
-
-def _settings(node):
-    """(names of data sets, model) of everything in a profile that a model is set to, wherever it stands."""
-    if isinstance(node, Mapping):
-        if "model" in node:
-            yield [node["task"]["name"]] if "task" in node else list(node["sets"]), node["model"]
-        else:
-            for value in node.values():
-                yield from _settings(value)
-
-
-def _sources(name):
-    if name == "chaosnli":
-        return SNLI, MULTI_NLI
-    return tuple(known[name] for known in (HUB_TASKS, HUB_SETS) if name in known)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m sua.tasks", description="Fetch data sets and models.")
-    parser.add_argument("command", choices=["download"])
-    parser.add_argument("--profile", required=True)
-    try:
-        download(parser.parse_args().profile)
-    except paths.NotAvailableError as error:
-        sys.exit(str(error))
