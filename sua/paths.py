@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class NotAvailableError(OSError):
-    """A data set or model is in no mirror and the hub does not answer; the message lists places and remedies."""
+    """A data set or model is in no mirror and the net does not give it; the message lists places and remedies."""
 
 
 def root() -> Path:
@@ -70,10 +70,10 @@ def stage_folder() -> Path | None:
     return Path(os.environ["SUA_STAGE_DIR"]) if "SUA_STAGE_DIR" in os.environ else None
 
 
-def not_available(what: str, hub_id: str, reason: object) -> NotAvailableError:
-    """The one error for data that no place offers: its name, the places tried, both remedies."""
+def not_available(what: str, name: str, reason: object, net: str = "the Hugging Face hub") -> NotAvailableError:
+    """The one error for data that no place offers: its name, the places tried (last the `net`), both remedies."""
     tried = "".join(f"\n  - {mirror}" for mirror in mirrors())
     return NotAvailableError(
-        f"{what} {hub_id!r} is not available. Tried:{tried}\n  - the Hugging Face hub ({reason})\n"
+        f"{what} {name!r} is not available. Tried:{tried}\n  - {net} ({reason})\n"
         "Remedies: point SUA_MIRROR (or make ... MIRROR=dir) at a folder that holds it, or run "
         "`make download` on a machine with internet, which fills data/hub.")

@@ -18,3 +18,14 @@ def mirror(monkeypatch):
         pytest.skip("no mirror of data sets and models beside the checkout (../shared/mirror)")
     monkeypatch.setenv("SUA_MIRROR", str(MIRROR))
     return MIRROR
+
+
+@pytest.fixture
+def hub_sets(mirror, tmp_path_factory, monkeypatch):
+    """A mirror, named by SUA_MIRROR, that has BBQ and AmbigNQ with the hub's columns beside the data sets of `mirror`.
+    """
+    from mirrors import with_hub_sets
+
+    folder = with_hub_sets(mirror, tmp_path_factory.mktemp("hub_sets"))
+    monkeypatch.setenv("SUA_MIRROR", str(folder))
+    return folder

@@ -145,8 +145,8 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
     "statements": "PRINTED REPAIRED Search search slack",
     "regimes": """LABEL_RULES MEAN_ERROR REGIMES SAMPLES STEEPNESS Thresholds absolute_d regime regime_table
         regime_thresholds strict_d synthetic_benchmark validity""",
-    "recorded": """MOST_READINGS OPEN_QUESTIONS SPLITS SameAnswer advglue ambient ambignq ambiguous_questions chaosnli
-        checklist_groups hub_or_raw own_questions prompt_sensitivity recorded_chaosnli recorded_llms triviaqa""",
+    "recorded": """MOST_READINGS OPEN_QUESTIONS SameAnswer advglue ambient ambignq ambiguous_questions chaosnli
+        checklist_groups llms own_questions prompt_sensitivity prompted_llama recorded_chaosnli triviaqa""",
     "worlds": "LABEL_RULES WORLDS generate",
     "experiment": """Run SPLITS execute execute_all kernel_of orbit_log_loss select task_of trained varied""",
     "generation": """Clusters Entailment GENERATION_SCORES Generations GenerativeLM P_TRUE SameText Triple cluster cocoa

@@ -2,6 +2,7 @@
 and `make reproduce` survives being killed."""
 
 import ast
+import json
 import os
 import random
 import re
@@ -23,6 +24,7 @@ from packaging.requirements import Requirement
 from scipy.special import logsumexp, rel_entr
 from sklearn.metrics import roc_auc_score
 
+from loopback import Net
 from pins import unmet
 from sua import Predictions
 from sua.models.tiny import tiny_encoder, tiny_llama
@@ -192,12 +194,10 @@ SLOW = pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="SUA_SLOW is no
 
 
 @SLOW
-def test_the_gpu_profile_runs_on_stand_ins(mirror, tmp_path):
+def test_the_gpu_profile_runs_on_stand_ins(hub_sets, tmp_path):
     """Real rows, tiny models in the place of the real ones, and every task of the profile at toy size."""
-    folder, stand_ins = copy_of_the_project(tmp_path / "project"), tmp_path / "mirror"
-    for part in ("raw", *(f"datasets/{owner.name}" for owner in (mirror / "datasets").iterdir())):
-        (stand_ins / part).parent.mkdir(exist_ok=True, parents=True)
-        (stand_ins / part).symlink_to(mirror / part)
+    folder, stand_ins = copy_of_the_project(tmp_path / "project"), hub_sets
+    (stand_ins / "models").unlink()  # the real ones
     trivia = stand_ins / "datasets/mandarjoshi/trivia_qa/rc.nocontext/validation.parquet"
     trivia.parent.mkdir(parents=True)
     Dataset.from_list([{"question_id": f"tc_{i}", "question": f"What is number {i}?", "answer": {
@@ -231,6 +231,26 @@ def test_the_gpu_profile_runs_on_stand_ins(mirror, tmp_path):
     asked = pd.read_csv(folder / "build/gpu/02_ambiguity_collapse/metrics.csv")
     asked = asked[(asked["model"] == "Qwen/Qwen2.5-0.5B-Instruct") & (asked["metric"] == "accuracy")]
     assert {name.split(" (")[0] for name in asked["task"]} == set(small["sets"])
+
+
+@SLOW
+def test_the_encoder_profile_runs_on_what_download_brought(mirror, tmp_path, monkeypatch):
+    """From an empty cache and a server in the place of the net, which is gone when the notebooks run."""
+    folder, net = copy_of_the_project(tmp_path / "project"), Net(mirror)
+    monkeypatch.delenv("SUA_MIRROR")
+    for name, value in {"SUA_GITHUB": net.address, "HF_ENDPOINT": net.address, "HF_HOME": tmp_path / "cache",
+                        "HF_HUB_DISABLE_XET": "1"}.items():
+        monkeypatch.setenv(name, str(value))
+    for profile in ("encoder", "encoder_smoke"):
+        process = make(folder, "download", f"PROFILE={profile}")
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    net.close()
+    process = make(folder, "-j2", "reproduce", "PROFILE=encoder_smoke")
+    output, _ = process.communicate()
+    assert process.returncode == 0 and "not available" not in output, output
+    manifest = json.loads((folder / "build/encoder_smoke/04_baselines/manifest.json").read_text(encoding="utf-8"))
+    assert any("calibration-on-disagreement-data" in name for name in manifest["inputs"])
 
 
 def table_1_by_another_library(build):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import paths
+from ..sources import pin
 from .choice import ChoiceLM
 from .common import on_device, quiet
 from .encoder import EncoderClassifier, wrapped
-
-HUB_REVISIONS = {"sentence-transformers/all-MiniLM-L6-v2": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
-                 "Qwen/Qwen2.5-0.5B-Instruct": "7ae557604adf67be50417f59c2c2f167def9a775"}
 
 
 def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False, causal: bool = False,
@@ -29,7 +27,7 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     import transformers
 
     folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
-    where = {} if folder else {"revision": HUB_REVISIONS.get(str(source), "main")}
+    where = {} if folder else {"revision": pin(str(source))}
     width = 1 if choice else n_classes
     head = {} if width is None or causal else {"num_labels": width}
     torch.manual_seed(seed)  # the new head

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
 from .. import paths
+from ..sources import pin
 
 
 @dataclass(frozen=True)
@@ -47,25 +48,22 @@ class HubSet:
 
 
 HUB_TASKS: dict[str, HubTask] = {
-    "sst2": HubTask("stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", ("negative", "positive"),
-                    text="sentence"),
-    "ag_news": HubTask("fancyzhx/ag_news", "eb185aade064a813bc0b7f42de02595523103ca4",
+    "sst2": HubTask("stanfordnlp/sst2", pin("stanfordnlp/sst2"), ("negative", "positive"), text="sentence"),
+    "ag_news": HubTask("fancyzhx/ag_news", pin("fancyzhx/ag_news"),
                        ("world", "sports", "business", "science and technology"), text="text", held_out=("test",)),
-    "openbookqa": HubTask("allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", tuple("ABCD"),
+    "openbookqa": HubTask("allenai/openbookqa", pin("allenai/openbookqa"), tuple("ABCD"),
                           text="question_stem", options="choices", label="answerKey", config="main"),
-    "arc_easy": HubTask("allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", tuple("ABCD"), text="question",
+    "arc_easy": HubTask("allenai/ai2_arc", pin("allenai/ai2_arc"), tuple("ABCD"), text="question",
                         options="choices", label="answerKey", config="ARC-Easy", held_out=("test",)),
 }
 _NLI = {"label_names": ("entailment", "neutral", "contradiction"), "text": "premise", "text_pair": "hypothesis"}
-SNLI = HubTask("stanfordnlp/snli", "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b", config="plain_text",
-               held_out=("validation",), **_NLI)
-MULTI_NLI = HubTask("nyu-mll/multi_nli", "da70db2af9d09693783c3320c4249840212ee221", held_out=("validation_matched",),
-                    **_NLI)
+SNLI = HubTask("stanfordnlp/snli", pin("stanfordnlp/snli"), config="plain_text", held_out=("validation",), **_NLI)
+MULTI_NLI = HubTask("nyu-mll/multi_nli", pin("nyu-mll/multi_nli"), held_out=("validation_matched",), **_NLI)
 HUB_SETS: dict[str, HubSet] = {
-    "bbq": HubSet("oskarvanderwal/bbq", "ab00114b0fbf59c7c539ff9158f6ce717d13ab63", "All", ("test",)),
-    "ambignq": HubSet("sewon/ambig_qa", "e969d0132f4dd28c2939d55be34f1788c00ccfe7", "light", ("validation",)),
-    "triviaqa": HubSet("mandarjoshi/trivia_qa", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", "rc.nocontext",
-                       ("validation",)),
+    "bbq": HubSet("oskarvanderwal/bbq", pin("oskarvanderwal/bbq"), "All", ("test",)),
+    "ambignq": HubSet("sewon/ambig_qa", pin("sewon/ambig_qa"), "light", ("validation",)),
+    "triviaqa": HubSet("mandarjoshi/trivia_qa", pin("mandarjoshi/trivia_qa"), "rc.nocontext", ("validation",)),
+    "mmlu": HubSet("cais/mmlu", pin("cais/mmlu"), "all", ("test",)),
 }
 
 

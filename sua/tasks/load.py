@@ -9,8 +9,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from .. import paths
 from . import worlds
-from .hub import HUB_SETS, HUB_TASKS, MULTI_NLI, SNLI, HubTask, labelled_rows
-from .recorded import chaosnli, hub_or_raw
+from .hub import HUB_SETS, HUB_TASKS, MULTI_NLI, SNLI, HubTask, hub_rows, labelled_rows
+from .recorded import chaosnli
 from .task import SPLITS, Task
 
 
@@ -103,15 +103,15 @@ def _bbq(sizes, seed):
     In an ambiguous context the option that says "unknown" is right, in a disambiguated one a person. Items of one
     template (category, question_index) differ in few words, so all of them go to one split.
     """
-    rows, origin = hub_or_raw("bbq", "test", ("category", "example_id", "question_index", "context_condition",
-                                              "context", "question", "ans0", "ans1", "ans2", "label"))
-    if "choices" not in rows[0]:  # the hub's columns, under the names of the mirror's file
-        rows = [{**row, "id": f"{row['category']}-{row['example_id']}", "condition": row["context_condition"],
-                 "choices": [row["ans0"], row["ans1"], row["ans2"]], "answer": row["label"]} for row in rows]
+    columns = ["category", "example_id", "question_index", "context_condition", "context", "question", "ans0", "ans1",
+               "ans2", "label"]
+    rows, origin = hub_rows(HUB_SETS["bbq"], "test", columns)
+    rows = rows.select_columns(columns).to_list()
     data = Dataset.from_dict({
-        "id": [row["id"] for row in rows], "text": [f"{row['context']} {row['question']}" for row in rows],
-        "options": [row["choices"] for row in rows], "label": [row["answer"] for row in rows],
-        "ambiguous": [row["condition"] == "ambig" for row in rows]})
+        "id": [f"{row['category']}-{row['example_id']}" for row in rows],
+        "text": [f"{row['context']} {row['question']}" for row in rows],
+        "options": [[row["ans0"], row["ans1"], row["ans2"]] for row in rows], "label": [row["label"] for row in rows],
+        "ambiguous": [row["context_condition"] == "ambig" for row in rows]})
     templates = {}
     for i, row in enumerate(rows):
         templates.setdefault((row["category"], str(row["question_index"])), []).append(i)

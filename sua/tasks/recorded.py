@@ -1,12 +1,11 @@
 """Recorded sets that are no training task: outputs of real models, human votes, rewrites, attacks, open questions.
 
-Most are not on the hub: they are read from raw/<name> of a mirror. Each function raises NotAvailableError where its set
-is not to be had. None of their rows is part of this repository, but for the project's own questions.
+Each function raises NotAvailableError where its source is not to be had. Of their rows, the project's own questions and
+a slice of the language models' outputs are part of this repository, in data/.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Callable, Sequence
 
@@ -20,32 +19,69 @@ from ..generation import Triple, normalise
 from ..inputs import expect
 from ..perturb import KERNELS, variants
 from ..predictions import Predictions
+from . import upstream
 from .hub import HUB_SETS, hub_rows
 
 MOST_READINGS = 8  # one question of AmbigNQ in a hundred has more, one has 41
-SPLITS = ("train", "validation", "test")
 
 
 def checklist_groups() -> dict[str, list[str]]:
-    """CheckList's invariance groups for sentiment (Ribeiro et al., ACL 2020): original text -> its variants."""
+    """CheckList's invariance groups for sentiment (Ribeiro et al., ACL 2020): original text -> its variants.
+
+    The tests of fairness are left out: their texts hold stereotypes by design. Groups of different tests take turns."""
+    tests = [data for kind, capability, data in upstream.checklist_tests().values()
+             if kind == "INV" and capability != "Fairness"]
     groups = {}
-    for group in _json_lines("checklist_sentiment", "test"):
-        if group["kind"] == "INV" and len(group["texts"]) > 1:
-            original, *rest = group["texts"]
-            groups.setdefault(original, []).extend(rest)  # several tests may vary one text
+    for i in range(max(map(len, tests))):
+        for original, *rest in (data[i] for data in tests if i < len(data)):
+            if rest:
+                groups.setdefault(original, []).extend(rest)  # several tests may vary one text
     return groups
 
 
-def recorded_llms() -> dict[str, Predictions]:
-    """Option probabilities of 16 base LLMs on 3000 multiple-choice items (Ye et al., NeurIPS 2024), no gold answers.
+def llms(prompt: str = "base", in_full: bool = False) -> dict[str, Predictions]:
+    """25 language models (1.8B to 72B) in 34 settings on MMLU (Ye et al., NeurIPS 2024), with gold answers.
 
-    The first of three instruction prompts is x, the two others are its variants (K = 2).
+    Keys: a base model's name, or a chat model's with its chat template, "Yi-34B-Chat, template 1". Six options: A-D,
+    "I don't know" and "None of the above". x = the question under `prompt`, "base", "shared" or "task"; its two
+    variants (K = 2) are the others: one instruction in other words. ids = item numbers; meta has `template`, `prompts`
+    (that of x first) and `subject`, {id: MMLU subject}.
+
+    in_full : every item with a known answer (9,967), from the sources; otherwise the 2,000 of data/llm_mcq.npz.
+    ValueError for another prompt.
     """
-    with np.load(_raw("llm_mcq_logits", "logits.npz")) as saved:
-        logits = np.concatenate([saved[name] for name in saved.files if name.endswith("_10k")], axis=2, dtype=float)
-        models = [str(model) for model in saved["models"]]
-    return {model: Predictions(probs=p[0], perturbed=p[1:].swapaxes(0, 1), meta={"task": "mcq", "model": model})
-            for model, p in zip(models, softmax(logits, axis=-1))}
+    expect(prompt in upstream.PROMPTS, f"prompt = {prompt!r}: known are {', '.join(upstream.PROMPTS)}")
+    order = [prompt, *(other for other in upstream.PROMPTS if other != prompt)]
+    saved = upstream.llm_slice(items=None, kept=np.asarray) if in_full else _committed_llms()
+    subject = dict(zip(saved["ids"].astype(str).tolist(), saved["subjects"].tolist()))
+    found = {}
+    for model, template, logits in zip(saved["models"].tolist(), saved["templates"].tolist(), saved["logits"]):
+        first, *others = softmax(logits[[upstream.PROMPTS.index(name) for name in order]].astype(float), axis=-1)
+        found[model if template == "base" else f"{model}, template {template[-1]}"] = Predictions(
+            probs=first, perturbed=np.stack(others, axis=1), labels=saved["gold"], ids=saved["ids"],
+            meta={"task": "mmlu", "model": model, "template": template, "prompts": order, "subject": subject})
+    return found
+
+
+def _committed_llms():
+    with np.load(paths.root() / "data" / "llm_mcq.npz") as saved:
+        return dict(saved)
+
+
+def prompted_llama() -> Predictions:
+    """LLaMA-13B on 2,886 questions of 16 MMLU subjects under ten one-shot prompts (Kumar et al., 2023), with gold
+    answers.
+
+    The first prompt is x, the nine others are its variants (K = 9). ids = subject and position in it; meta has
+    `subject`, {id: subject}.
+    """
+    by_subject = upstream.llama_prompts()
+    probs = np.concatenate([scores for scores, _ in by_subject.values()], axis=1)
+    subject = {f"{name}-{i}": name for name, (_, targets) in by_subject.items() for i in range(len(targets))}
+    return Predictions(
+        probs=probs[0], perturbed=probs[1:].swapaxes(0, 1), ids=list(subject),
+        labels=np.concatenate([targets for _, targets in by_subject.values()]),
+        meta={"task": "mmlu", "model": "LLaMA-13B", "subject": subject})
 
 
 def recorded_chaosnli() -> dict[str, Predictions]:
@@ -53,26 +89,25 @@ def recorded_chaosnli() -> dict[str, Predictions]:
 
     Here the "variants" are training seeds of one model: what flips between them is an error of one of them.
     """
-    rows = _json_lines("chaosnli", *SPLITS)
-    found = {}
+    rows, found = upstream.chaosnli_rows(), {}
     for model in ("roberta-base", "bert-base-uncased"):
-        names = sorted({name for row in rows for name in row["model_logits"] if name.startswith(model)})
-        complete = [row for row in rows if set(names) <= set(row["model_logits"])]
-        probs = softmax([[row["model_logits"][name] for name in names] for row in complete], axis=-1)
+        logits = upstream.chaosnli_logits(model)
+        with_outputs = [row for row in rows if row["id"] in logits]
+        probs = softmax([logits[row["id"]] for row in with_outputs], axis=-1)
         found[model] = Predictions(
-            probs=probs[:, 0], perturbed=probs[:, 1:], labels=[row["label"] for row in complete],
-            label_dist=np.array([row["label_count"] for row in complete]) / 100, ids=[row["id"] for row in complete],
+            probs=probs[:, 0], perturbed=probs[:, 1:], labels=[row["label"] for row in with_outputs],
+            label_dist=np.array([row["votes"] for row in with_outputs]) / 100, ids=[row["id"] for row in with_outputs],
             meta={"task": "chaosnli", "model": model})
     return found
 
 
 def chaosnli() -> Dataset:
     """ChaosNLI's pairs in the common schema: label = majority of 100 votes, label_dist (3,) = their shares."""
-    rows = _json_lines("chaosnli", *SPLITS)
+    rows = upstream.chaosnli_rows()
     return Dataset.from_dict({
         "id": [row["id"] for row in rows], "text": [row["premise"] for row in rows],
         "text_pair": [row["hypothesis"] for row in rows], "label": [row["label"] for row in rows],
-        "label_dist": [[votes / 100 for votes in row["label_count"]] for row in rows]})
+        "label_dist": [[votes / 100 for votes in row["votes"]] for row in rows]})
 
 
 def ambient(seed: int = 0) -> Dataset:
@@ -82,7 +117,7 @@ def ambient(seed: int = 0) -> Dataset:
     gets two neutral framings of itself, which change nothing and so serve as the control. Rows are filled up to the
     largest number of readings with clarifications of weight 0.
     """
-    rows = _json_lines("ambient", "validation", "test")
+    rows = upstream.ambient_rows()
     readings = []
     for row in rows:
         pair = (row["premise"], row["hypothesis"])
@@ -90,8 +125,9 @@ def ambient(seed: int = 0) -> Dataset:
         readings.append(rewrites or variants([pair], KERNELS["framing"], 2, seed)[0])
     filled, weights = _filled(readings)
     return Dataset.from_dict({
-        "id": [row["id"] for row in rows], "text": [row["premise"] for row in rows],
-        "text_pair": [row["hypothesis"] for row in rows], "ambiguous": [row["ambiguous"] for row in rows],
+        "id": [str(row["id"]) for row in rows], "text": [row["premise"] for row in rows],
+        "text_pair": [row["hypothesis"] for row in rows],
+        "ambiguous": [row["premise_ambiguous"] or row["hypothesis_ambiguous"] for row in rows],
         "clarified": [[first for first, _ in pairs] for pairs in filled],
         "clarified_pair": [[second for _, second in pairs] for pairs in filled],
         "weights": weights})
@@ -100,18 +136,18 @@ def ambient(seed: int = 0) -> Dataset:
 def advglue(task: str) -> Dataset:
     """Adversarial GLUE (Wang et al., NeurIPS 2021): attacks on "sst2" or "chaosnli" (there on GLUE's MNLI) that people
     found to keep the label, in the common schema. ValueError for another task."""
-    known = {"sst2": ({"sst2"}, ("sentence",)), "chaosnli": ({"mnli", "mnli-mm"}, ("premise", "hypothesis"))}
+    known = {"sst2": (("sst2",), ("sentence",)), "chaosnli": (("mnli", "mnli-mm"), ("premise", "hypothesis"))}
     if task not in known:
         raise ValueError(f"task = {task!r}: AdvGLUE is read for {' and '.join(known)}")
     parts, columns = known[task]
-    rows = [row for row in _json_lines("advglue", "validation") if row["task"] in parts]
+    rows = [{**row, "id": f"{part}-{row['idx']}"} for part in parts for row in upstream.advglue_rows()[part]]
     texts = {ours: [row[theirs] for row in rows] for ours, theirs in zip(("text", "text_pair"), columns)}
     return Dataset.from_dict({"id": [row["id"] for row in rows], **texts, "label": [row["label"] for row in rows]})
 
 
 def prompt_sensitivity() -> pd.DataFrame:
     """759 runs of 9 LLMs (Lu et al., NAACL 2024): accuracy, and the sensitivity of right and of wrong answers apart."""
-    return pd.read_csv(_raw("prompt_sensitivity_scores", "evaluation_scores.csv"))
+    return pd.read_csv(upstream.prompt_sensitivity_file())
 
 
 def ambiguous_questions() -> list[dict]:
@@ -134,11 +170,10 @@ def own_questions(items: int | None = None, seed: int = 0) -> Dataset:
 def ambignq(items: int | None = None, seed: int = 0) -> Dataset:
     """AmbigNQ's validation set (Min et al., EMNLP 2020) as open questions: ambiguous where an annotator saw several
     readings, of which the first such annotator's, at most MOST_READINGS, are the clarifications, equally weighted."""
-    rows, _ = hub_or_raw("ambignq", "validation", ("id", "question", "annotations"))
+    rows, _ = hub_rows(HUB_SETS["ambignq"], "validation", ("id", "question", "annotations"))
     questions = []
     for row in rows:
-        single, several = ((row["single_answers"], row["interpretations"]) if "interpretations" in row else
-                           _verdicts(row["annotations"]))
+        single, several = _verdicts(row["annotations"])
         answers = [reading["answer"] for annotator in several for reading in annotator] + single
         if not several:  # annotators word one answer differently
             answers = [[form for forms in single for form in forms]]
@@ -150,7 +185,7 @@ def ambignq(items: int | None = None, seed: int = 0) -> Dataset:
 
 def triviaqa(items: int | None = None, seed: int = 0) -> Dataset:
     """TriviaQA's validation questions (Joshi et al., ACL 2017), without evidence, as open questions: none ambiguous."""
-    rows, _ = hub_or_raw("triviaqa", "validation", ("question_id", "question", "answer"))
+    rows, _ = hub_rows(HUB_SETS["triviaqa"], "validation", ("question_id", "question", "answer"))
     rows = {row["question"]: row for row in rows}.values()  # one with two kinds of evidence has a row for each
     return _open_questions([{
         "id": row["question_id"], "text": row["question"], "ambiguous": False, "clarified": [], "weights": [],
@@ -191,7 +226,7 @@ def _words(text):
 
 
 def _verdicts(annotations):
-    """AmbigNQ's hub column as the mirror's file has it: the single answers, and the lists of readings."""
+    """The single answers of AmbigNQ's annotators, and the lists of readings of those who saw several."""
     by_kind = {"singleAnswer": [], "multipleQAs": []}
     for kind, answer, pairs in zip(annotations["type"], annotations["answer"], annotations["qaPairs"]):
         readings = [{"question": x, "answer": y} for x, y in zip(pairs["question"], pairs["answer"])]
@@ -220,24 +255,3 @@ def _filled(readings, weights=None):
     weights = weights or [[1 / len(row)] * len(row) for row in readings]
     return ([row + row[:1] * (width - len(row)) for row in readings],
             [row + [0.0] * (width - len(row)) for row in weights])
-
-
-def hub_or_raw(name: str, split: str, columns: Sequence[str]) -> tuple[list[dict], dict]:
-    """Rows of a set in the form of a mirror's raw/<name>, or, where none has it, with the hub's own columns; and where
-    they came from. Raises what hub_rows does."""
-    if file := paths.in_mirror("raw", name, f"{split}.jsonl"):
-        return _json_lines(name, split), {"origin": "mirror", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    rows, origin = hub_rows(HUB_SETS[name], split, columns)
-    return rows.select_columns(list(columns)).to_list(), origin
-
-
-def _json_lines(name, *splits):
-    return [json.loads(line) for split in splits
-            for line in _raw(name, f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def _raw(name, file):
-    found = paths.in_mirror("raw", name, file)
-    if not found:
-        raise paths.not_available("data set", f"raw/{name}", "not on the hub: a mirror only")
-    return found

@@ -1,54 +1,82 @@
-"""Recorded sets against their files in the mirror."""
+"""Recorded sets against the sources' own bytes, and against rows that scripts outside of the project made of them."""
 
+import collections
+import io
 import json
+import pickle
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, List, Sequence, Value
+from datasets import Dataset
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from mirrors import in_hub_layout, raw_rows
 from sua import meaning_clusters, paths, score
 from sua.generation import Generations
-from sua.tasks import HUB_SETS, clarifications, inputs
+from sua.tasks import HUB_SETS, clarifications, hub_rows, inputs, upstream
 from sua.tasks.recorded import (MOST_READINGS, OPEN_QUESTIONS, SameAnswer, advglue, ambient, ambignq,
-                                ambiguous_questions, chaosnli, checklist_groups, own_questions, prompt_sensitivity,
-                                recorded_chaosnli, recorded_llms, triviaqa)
-
-
-def lines(mirror, name, *splits):
-    return [json.loads(line) for split in splits
-            for line in (mirror / "raw" / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+                                ambiguous_questions, chaosnli, checklist_groups, llms, own_questions,
+                                prompt_sensitivity, prompted_llama, recorded_chaosnli, triviaqa)
 
 
 def test_checklist_groups_hold_every_invariance_variant(mirror):
-    lines = (mirror / "raw/checklist_sentiment/test.jsonl").read_text(encoding="utf-8").splitlines()
-    expected = {}
-    for group in map(json.loads, lines):
+    groups, expected = checklist_groups(), {}
+    for group in raw_rows(mirror, "checklist_sentiment", "test"):  # some of the groups, with eight variants at most
         if group["kind"] == "INV":
             original, *rest = group["texts"]
             expected.setdefault(original, set()).update(rest)
-    groups = checklist_groups()
-    assert set(groups) == set(expected)
-    assert all(set(variants) == expected[original] for original, variants in groups.items())
+    assert len(expected) > 1000 and all(variants <= {*groups[original]} for original, variants in expected.items())
+    tests = upstream.checklist_tests()
+    kept = [data for kind, capability, data in tests.values() if kind == "INV" and capability != "Fairness"]
+    assert set(groups) == {group[0] for data in kept for group in data if len(group) > 1}
+    assert sum(map(len, groups.values())) == sum(len(group) - 1 for data in kept for group in data)
+    first = list(groups)[:60]  # of every test
+    assert all({group[0] for group in data} & {*first} for data in kept) and len(kept) == 9
+    hostile = {group[0] for kind, capability, data in tests.values() if capability == "Fairness" for group in data}
+    assert hostile and not hostile & {*groups}
 
 
-@pytest.mark.parametrize("name, read", [("checklist_sentiment", checklist_groups), ("llm_mcq_logits", recorded_llms),
-                                        ("chaosnli", recorded_chaosnli), ("ambient", ambient)])
-def test_raw_sets_are_only_in_a_mirror(tmp_path, monkeypatch, name, read):
+def test_a_suite_is_read_without_running_what_it_names(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (tmp_path / "ran").touch, ()
+
+    saved = pickle.dumps({"texts": [Hostile(), "kept", collections.OrderedDict(a=1)]})
+    _, *rest = upstream.PlainUnpickler(io.BytesIO(saved)).load()["texts"]
+    assert rest == ["kept", {"a": 1}] and not (tmp_path / "ran").exists()
+    pickle.loads(saved)
+    assert (tmp_path / "ran").exists()  # it would have
+
+
+def test_only_arrays_are_read_from_a_file_of_arrays():
+    rows = [{"id": 0, "logits_options": np.arange(6, dtype="<f4")}]
+    for protocol in (3, 4):  # 2 has bytes encoded by a function
+        read, = upstream.ArrayUnpickler(io.BytesIO(pickle.dumps(rows, protocol))).load()
+        assert np.array_equal(read["logits_options"], np.arange(6))
+    for other in (print, pickle.loads, collections.OrderedDict, np.load):
+        with pytest.raises(pickle.UnpicklingError, match="in a file of arrays"):
+            upstream.ArrayUnpickler(io.BytesIO(pickle.dumps(other))).load()
+
+
+@pytest.mark.parametrize("file, read", [
+    ("marcotcr/checklist/.*/release_suites/sentiment_suite.tar.gz", checklist_groups),
+    ("jsbaan/.*/chaosNLI_snli.jsonl", chaosnli), ("alisawuffles/ambient/.*/AmbiEnt/dev.jsonl", ambient),
+    ("AI-secure/adversarial-glue/.*/dev.json", lambda: advglue("sst2")),
+    ("UKPLab/.*/evaluation_scores.csv", prompt_sensitivity), ("bhaweshiitk/.*/llm_probs_gpt.zip", prompted_llama)])
+def test_a_missing_source_is_named_with_its_address(tmp_path, monkeypatch, file, read):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SUA_MIRROR", str(tmp_path))
-    with pytest.raises(paths.NotAvailableError, match=f"raw/{name}[\\s\\S]*mirror only"):
+    monkeypatch.setenv("SUA_GITHUB", "http://127.0.0.1:9")  # nobody answers there
+    with pytest.raises(paths.NotAvailableError, match=f"github/{file}[\\s\\S]*http://127.0.0.1:9/{file}"
+                                                      "[\\s\\S]*make download"):
         read()
 
 
 def test_recorded_chaosnli_outputs_are_the_files(mirror):
-    rows = {}
-    for split in ("train", "validation", "test"):
-        for line in (mirror / "raw/chaosnli" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            rows[row["id"]] = row
+    rows = {row["id"]: row for row in raw_rows(mirror, "chaosnli", "train", "validation", "test")}
     for name, p in recorded_chaosnli().items():
         k = p.orbit.shape[1]
         outputs = {i: [model for model in row["model_logits"] if model.startswith(name)] for i, row in rows.items()}
@@ -56,33 +84,108 @@ def test_recorded_chaosnli_outputs_are_the_files(mirror):
         for i in range(0, len(p), 97):
             row = rows[p.ids[i]]
             orbit = [softmax(logits) for model, logits in sorted(row["model_logits"].items()) if model.startswith(name)]
-            np.testing.assert_allclose(p.orbit[i], orbit, atol=1e-12)
+            np.testing.assert_allclose(p.orbit[i], orbit, atol=1e-4)  # four digits there
             votes = np.array(row["label_count"])
             np.testing.assert_allclose(p.label_dist[i], votes / votes.sum(), atol=1e-12)
             assert p.labels[i] == row["label"]
 
 
-def test_recorded_llm_outputs_are_the_file(mirror):
-    llms = recorded_llms()
-    assert len(llms) == 16
-    with np.load(mirror / "raw/llm_mcq_logits/logits.npz") as saved:
-        sets = [saved[name].astype(float) for name in saved.files if name.endswith("_10k")]
-        order = [str(model) for model in saved["models"]]
-    for model, p in llms.items():
-        # (model, prompt, item, option): the first prompt is x, the others its variants
-        expected = np.concatenate([softmax(logits[order.index(model)], axis=-1) for logits in sets], axis=1)
-        np.testing.assert_allclose(p.orbit, expected.swapaxes(0, 1), atol=1e-12)
+def test_llms_are_the_committed_slice():
+    with np.load(paths.root() / "data" / "llm_mcq.npz") as saved:
+        logits, ids, gold = saved["logits"].astype(float), saved["ids"], saved["gold"]
+        settings = list(zip(saved["models"], saved["templates"]))
+    found, other = llms(), llms("task")
+    assert len(found) == 34 and len({p.meta["model"] for p in found.values()}) == 25 and logits.shape[2] == 2000
+    assert sum(p.meta["template"] == "base" for p in found.values()) == 16
+    for i, (name, p) in enumerate(found.items()):
+        assert (p.meta["model"], p.meta["template"]) == settings[i]
+        np.testing.assert_allclose(p.orbit, softmax(logits[i], axis=-1).swapaxes(0, 1), atol=1e-12)
+        np.testing.assert_array_equal(other[name].orbit, p.orbit[:, [2, 0, 1]])
+        assert (p.labels == gold).all() and (p.ids.astype(int) == ids).all() and p.labels.max() == 3
+    assert found["Yi-34B"].meta["prompts"] == ["base", "shared", "task"]
+    few = found["Yi-34B-Chat, template 1"].subset(slice(0, 1000))
+    assert {few.meta["subject"][i] for i in few.ids} > {"anatomy", "astronomy"}
+    with pytest.raises(ValueError, match="prompt = 'other': known are base, shared, task"):
+        llms("other")
+
+
+@pytest.mark.parametrize("model, published", [("Llama-2-70b-hf", 0.68), ("Qwen-72B", 0.74), ("Yi-34B", 0.74)])
+def test_llms_are_as_accurate_as_published(model, published):
+    assert abs(1 - llms()[model].is_error.mean() - published) < 0.02
+
+
+AT_HAND = [("Mistral-7B-v0.1", "base"), ("Yi-34B-Chat", "chat_v1")]
+
+
+def test_gold_answers_of_the_llms(mirror):
+    """Against a join made outside of the project, and against the key of MMLU itself."""
+    gold, subjects = upstream.llm_gold()
+    with np.load(mirror / "raw/llm_mcq_mmlu/logits.npz") as saved:
+        assert (gold == saved["gold"]).all() and (gold >= 0).sum() == 9967
+        differ = np.flatnonzero(subjects != np.append(saved["subjects"], "")[saved["subject"]])
+    rows = hub_rows(HUB_SETS["mmlu"], "test", ["question"])[0].to_list()
+    items = json.loads(next(mirror.glob("github/*/*/*/*/data/mmlu_10k_answers.json")).read_text(encoding="utf-8"))
+    for i in differ:  # there, another subject's question that is nearly the same was taken
+        assert {subjects[i]} == {row["subject"] for row in rows if row["question"] == items[i]["question"]}
+    assert len(differ) == 4
+    of_text = {}
+    for row in rows:
+        of_text.setdefault(row["question"], []).append((row["subject"], row["answer"], row["choices"][row["answer"]]))
+    checked = [(subjects[i], gold[i], item["answer"]) in of_text[item["question"]] for i, item in enumerate(items)
+               if gold[i] >= 0 and item["question"] in of_text]
+    assert len(checked) > 9900 and np.mean(checked) > 0.98  # the rest: the same but for blanks and signs
+
+
+def test_logits_of_the_llms_are_the_pickles(mirror):
+    with np.load(mirror / "raw/llm_mcq_mmlu/logits.npz") as saved:
+        names, logits = list(zip(saved["models"], saved["template"])), saved["logits"]
+        for setting in AT_HAND:
+            np.testing.assert_array_equal(upstream.half(upstream.llm_logits(*setting)), logits[names.index(setting)])
+        assert upstream.llm_settings() == names
+
+
+def test_the_committed_slice_is_made_again_where_its_sources_are_at_hand(mirror, monkeypatch):
+    monkeypatch.setattr(upstream, "llm_settings", lambda: AT_HAND)
+    again = upstream.llm_slice()
+    with np.load(paths.root() / "data" / "llm_mcq.npz") as saved:
+        rows = [list(zip(saved["models"], saved["templates"])).index(setting) for setting in AT_HAND]
+        for name in saved.files:
+            expected = saved[name][rows] if name in ("logits", "models", "templates") else saved[name]
+            np.testing.assert_array_equal(again[name], expected, err_msg=name)
+    assert (paths.root() / "data" / "llm_mcq.npz").stat().st_size < 3e6
+    full = llms(in_full=True)
+    assert list(full) == ["Mistral-7B-v0.1", "Yi-34B-Chat, template 1"]
+    p, some = full["Yi-34B-Chat, template 1"], llms()["Yi-34B-Chat, template 1"]
+    assert len(p) == 9967 and len(some) == 2000
+    same = p.subset(np.isin(p.ids, some.ids))
+    np.testing.assert_allclose(same.orbit, some.orbit, atol=3e-3)  # half precision
+    assert (same.labels == some.labels).all() and (score(p, "sua") > 0).mean() == pytest.approx(0.928, abs=0.005)
+
+
+def test_prompted_llama_is_the_archive(mirror):
+    p = prompted_llama()
+    assert p.perturbed.shape == (2886, 9, 4) and len({*p.meta["subject"].values()}) == 16
+    with zipfile.ZipFile(next(mirror.glob("github/bhaweshiitk/*/*/llm_probs_gpt.zip"))) as archive:
+        scores, targets = (np.load(io.BytesIO(archive.read(f"llm_probs_gpt/marketing_{name}.npy")))
+                           for name in ("scores", "targets"))
+    marketing = p.subset([p.meta["subject"][i] == "marketing" for i in p.ids])
+    np.testing.assert_allclose(marketing.orbit, scores.swapaxes(0, 1), atol=1e-12)
+    assert (marketing.labels == targets).all() and marketing.ids[0] == "marketing-0"
+    assert 0.35 < 1 - p.is_error.mean() < 0.55  # LLaMA-13B; chance is .25
 
 
 def test_chaosnli_labels_are_the_votes(mirror):
-    rows, split = lines(mirror, "chaosnli", "train", "validation", "test"), chaosnli()
-    assert list(split["id"]) == [row["id"] for row in rows]
+    by_id, split = {row["id"]: row for row in raw_rows(mirror, "chaosnli", "train", "validation", "test")}, chaosnli()
+    rows = [by_id.pop(i) for i in split["id"]]
+    assert not by_id and list(split["label"]) == [row["label"] for row in rows]
     np.testing.assert_allclose(split["label_dist"], [row["label_dist"] for row in rows], atol=1e-4)
     assert inputs(split)[7] == (rows[7]["premise"], rows[7]["hypothesis"])
 
 
 def test_ambient_clarifications_are_the_linguists_rewrites_and_neutral_for_the_rest(mirror):
-    rows, split = lines(mirror, "ambient", "validation", "test"), ambient()
+    rows, split = raw_rows(mirror, "ambient", "validation", "test"), ambient()
+    assert list(split["id"]) == [row["id"] for row in rows]
+    assert list(split["ambiguous"]) == [row["ambiguous"] for row in rows]
     for row, x, readings, weights in zip(rows, inputs(split), clarifications(split), split["weights"]):
         assert x == (row["premise"], row["hypothesis"]) and abs(sum(weights) - 1) < 1e-12
         used = [reading for reading, weight in zip(readings, weights) if weight]
@@ -94,10 +197,13 @@ def test_ambient_clarifications_are_the_linguists_rewrites_and_neutral_for_the_r
 
 
 def test_advglue_holds_both_mnli_parts_and_refuses_other_tasks(mirror):
-    rows = [row for row in lines(mirror, "advglue", "validation") if row["task"].startswith("mnli")]
-    split = advglue("chaosnli")
+    every = raw_rows(mirror, "advglue", "validation")
+    rows, split = [row for row in every if row["task"].startswith("mnli")], advglue("chaosnli")
+    assert list(split["id"]) == [row["id"] for row in rows]
     assert inputs(split) == [(row["premise"], row["hypothesis"]) for row in rows]
-    assert list(split["label"]) == [row["label"] for row in rows] and len(advglue("sst2")) == 148
+    assert list(split["label"]) == [row["label"] for row in rows]
+    sentiment = [(row["id"], row["sentence"], row["label"]) for row in every if row["task"] == "sst2"]
+    assert [(row["id"], row["text"], row["label"]) for row in advglue("sst2")] == sentiment and len(sentiment) == 148
     with pytest.raises(ValueError, match="'qqp'"):
         advglue("qqp")
 
@@ -105,20 +211,14 @@ def test_advglue_holds_both_mnli_parts_and_refuses_other_tasks(mirror):
 def test_sensitivity_is_higher_on_wrong_answers_in_four_runs_of_five(mirror):
     runs = prompt_sensitivity()
     higher = runs["sensitivity_incorrect"] > runs["sensitivity_correct"]
+    expected = mirror / "raw/prompt_sensitivity_scores/evaluation_scores.csv"
+    assert upstream.prompt_sensitivity_file().read_bytes() == expected.read_bytes()
     assert len(runs) == 759 and abs(higher.mean() - 0.81) < 0.01
 
 
 def test_the_projects_own_questions_are_read():
     rows = ambiguous_questions()
     assert len(rows) >= 200 and {row["ambiguous"] for row in rows} == {True, False}
-
-
-def in_hub_layout(name, rows, folder, features=None):
-    """Write rows as the hub's parquet file of a set into a mirror."""
-    source = HUB_SETS[name]
-    file = folder / "datasets" / source.hub_id / source.config / f"{source.splits[0]}.parquet"
-    file.parent.mkdir(parents=True)
-    Dataset.from_list(rows, features=features).to_parquet(file)
 
 
 def test_own_questions_are_clarified_by_their_interpretations():
@@ -134,8 +234,8 @@ def test_own_questions_are_clarified_by_their_interpretations():
         assert (x["id"], x["text"], x["paraphrases"]) == (row["id"], row["question"], row["paraphrases"])
 
 
-def test_ambignq_takes_the_first_readings_and_every_accepted_answer(mirror):
-    rows, data = lines(mirror, "ambignq", "validation"), ambignq()
+def test_ambignq_takes_the_first_readings_and_every_accepted_answer(mirror, hub_sets):
+    rows, data = raw_rows(mirror, "ambignq", "validation"), ambignq()
     for row, x in zip(rows, data, strict=True):
         assert abs(sum(x["weights"]) - 1) < 1e-12 and x["ambiguous"] == ("multipleQAs" in row["annotator_types"])
         used = [reading for reading, weight in zip(x["clarified"], x["weights"]) if weight]
@@ -145,24 +245,6 @@ def test_ambignq_takes_the_first_readings_and_every_accepted_answer(mirror):
             assert len(used) == 2 and all(x["text"] in reading for reading in used) and len(x["answers"]) == 1
         given = [*row["single_answers"], *(pair["answer"] for pairs in row["interpretations"] for pair in pairs)]
         assert {form for forms in x["answers"] for form in forms} == {form for forms in given for form in forms}
-
-
-def test_ambignq_in_the_hubs_columns_is_the_same(mirror, tmp_path, monkeypatch):
-    expected, hub = ambignq(), []
-    for row in lines(mirror, "ambignq", "validation"):
-        single, several = iter(row["single_answers"]), iter(row["interpretations"])
-        annotations = {"type": row["annotator_types"], "answer": [], "qaPairs": []}
-        for kind in row["annotator_types"]:
-            pairs = next(several) if kind == "multipleQAs" else []
-            annotations["answer"].append(next(single) if kind == "singleAnswer" else [])
-            annotations["qaPairs"].append({name: [pair[name] for pair in pairs] for name in ("question", "answer")})
-        hub.append({"id": row["id"], "question": row["question"], "annotations": annotations})
-    text, texts = Value("string"), List(Value("string"))
-    features = Features(id=text, question=text, annotations=Sequence(
-        {"type": text, "answer": texts, "qaPairs": Sequence({"question": text, "answer": texts})}))
-    in_hub_layout("ambignq", hub, tmp_path, features)
-    monkeypatch.setenv("SUA_MIRROR", str(tmp_path))
-    assert ambignq().to_list() == expected.to_list()
 
 
 def test_triviaqa_keeps_each_question_once_and_all_its_aliases(tmp_path, monkeypatch):

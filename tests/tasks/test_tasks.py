@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
+import sua.tasks.hub
+from mirrors import raw_rows
 from sua import load_task, paths
 from sua.perturb import KERNELS, Perturbation
-from sua.study.download import download
 from sua.tasks import HUB_SETS, HUB_TASKS, SPLITS, HubTask, Task, clarifications, inputs
 
 SIZES = {"train": 6, "validation": 3, "calibration": 4, "test": 5}
@@ -266,13 +267,9 @@ def test_human_nli_trains_on_both_sets_and_tests_on_votes(mirror):
 BBQ_SIZES = {"train": 400, "validation": 40, "calibration": 100, "test": 200}
 
 
-def raw_bbq(mirror):
-    return [json.loads(line) for line in (mirror / "raw/bbq/test.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def test_bbq_keeps_templates_together_and_knows_which_contexts_are_ambiguous(mirror):
+def test_bbq_keeps_templates_together_and_knows_which_contexts_are_ambiguous(mirror, hub_sets):
     """Its texts hold stereotypes by design: compared here, never printed."""
-    rows = {row["id"]: row for row in raw_bbq(mirror)}
+    rows = {row["id"]: row for row in raw_rows(mirror, "bbq", "test")}
     task, seen = load_task("bbq", BBQ_SIZES), {}
     for split in SPLITS:
         assert len(task[split]) == BBQ_SIZES[split] and 0.4 < np.mean(task[split]["ambiguous"]) < 0.6
@@ -285,23 +282,10 @@ def test_bbq_keeps_templates_together_and_knows_which_contexts_are_ambiguous(mir
             assert seen.setdefault((row["category"], row["question_index"]), split) == split
     assert task.is_multiple_choice and task.n_classes == 3
     assert load_task("bbq", BBQ_SIZES).digest == task.digest != load_task("bbq", BBQ_SIZES, seed=1).digest
+    file = hub_sets / "datasets" / HUB_SETS["bbq"].hub_id / HUB_SETS["bbq"].config / "test.parquet"
+    assert task.source["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="bbq: train asks for 5000 rows, there are .*: lower sizes"):
         load_task("bbq", {**BBQ_SIZES, "train": 5000})
-
-
-def test_bbq_in_the_hubs_columns_is_the_same_task(mirror, tmp_path, monkeypatch):
-    expected = load_task("bbq", BBQ_SIZES)
-    hub = [{"example_id": int(row["id"].rsplit("-", 1)[1]), "question_index": str(row["question_index"]),
-            "context_condition": row["condition"], "label": row["answer"],
-            **{name: row[name] for name in ("category", "context", "question")},
-            **{f"ans{i}": choice for i, choice in enumerate(row["choices"])}} for row in raw_bbq(mirror)]
-    folder = tmp_path / "datasets" / HUB_SETS["bbq"].hub_id / HUB_SETS["bbq"].config
-    folder.mkdir(parents=True)
-    Dataset.from_list(hub).to_parquet(folder / "test.parquet")
-    monkeypatch.setenv("SUA_MIRROR", str(tmp_path))
-    task = load_task("bbq", BBQ_SIZES)
-    assert task.digest == expected.digest
-    assert task.source["sha256"] == hashlib.sha256((folder / "test.parquet").read_bytes()).hexdigest()
 
 
 def test_clarifications_have_the_form_of_the_inputs():
@@ -309,38 +293,3 @@ def test_clarifications_have_the_form_of_the_inputs():
     assert clarifications(texts) == [["a", "b"], ["c", "d"]]
     pairs = texts.add_column("clarified_pair", [["A", "B"], ["C", "D"]])
     assert clarifications(pairs) == [[("a", "A"), ("b", "B")], [("c", "C"), ("d", "D")]]
-
-
-def test_download_fills_the_mirror_layout_and_says_what_is_missing(tmp_path, monkeypatch):
-    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SUA_MIRROR", raising=False)
-    profile = {"03_a": {"experiments": {"x": {"task": {"name": "sst2"}, "model": "org/model"},
-                                        "y": {"task": {"name": "topic"}, "model": "tiny_llama"}}},
-               "02_b": {"questions": {"sets": {"own_questions": None, "triviaqa": 9}, "model": "org/lm"}, "human": {}}}
-    (tmp_path / "notebooks" / "profiles" / "p.yaml").write_text(json.dumps(profile))  # JSON is YAML
-    asked = []
-
-    def hub(hub_id, config, split, revision):
-        asked.append((hub_id, config, split, revision))
-        return Dataset.from_dict({"sentence": [f"{split} {i}" for i in range(40)], "label": [0, 1] * 20})
-
-    def snapshot(model, revision, local_dir, allow_patterns):
-        asked.append((model, revision))
-        assert not any("bin" in pattern or "py" in pattern for pattern in allow_patterns)
-
-    monkeypatch.setattr("sua.tasks.hub.load_dataset", hub)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    download("p")
-    spec, trivia = HUB_TASKS["sst2"], HUB_SETS["triviaqa"]
-    assert asked == [*((spec.hub_id, "default", split, spec.revision) for split in ("train", "validation", "test")),
-                     (trivia.hub_id, "rc.nocontext", "validation", trivia.revision),
-                     ("org/model", "main"), ("org/lm", "main")]
-    monkeypatch.setattr("sua.tasks.hub.load_dataset", lambda *a, **k: pytest.fail("asked the hub again"))
-    download("p")
-    sizes = {"train": 10, "validation": 5, "calibration": 20, "test": 20}
-    task = load_task("sst2", sizes)
-    assert task["train"]["text"][0].startswith("train ") and len(task["test"]) == 20
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no")))
-    with pytest.raises(paths.NotAvailableError, match="org/model"):
-        download("p")
