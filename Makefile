@@ -6,12 +6,23 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+# What the user gives is never run: a profile has to be one of the known names, and folders reach the recipes through
+# the environment, as they were typed ($(value ...) and unexport keep make from expanding them).
 HARDWARE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-PROFILE ?= $(HARDWARE)
-WHY := $(if $(filter file,$(origin PROFILE)),$(if $(filter gpu,$(HARDWARE)),nvidia-smi lists a GPU,no GPU found),as given)
-ifdef MIRROR
-export SUA_MIRROR := $(abspath $(MIRROR))
+PROFILES := $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))
+ifeq ($(value PROFILE),)
+override PROFILE := $(HARDWARE)
+WHY := $(if $(filter gpu,$(HARDWARE)),nvidia-smi lists a GPU,no GPU found)
+else ifeq ($(value PROFILE),$(filter $(PROFILES),$(firstword $(value PROFILE))))
+WHY := as given
+else
+$(error PROFILE=$(value PROFILE) is not the name of a profile; known: $(PROFILES))
 endif
+ifneq ($(value MIRROR),)
+export SUA_MIRROR := $(if $(filter /%,$(firstword $(value MIRROR))),,$(CURDIR)/)$(value MIRROR)
+endif
+export HANDED_IN := $(value SUBMISSIONS)
+unexport MIRROR SUBMISSIONS
 
 # an active environment that has the pins is used as it is; otherwise .venv is made from them
 PINNED := $(shell [ -n "$${VIRTUAL_ENV:-}$${CONDA_PREFIX:-}" ] && python tests/pins.py requirements.lock && echo yes)
@@ -20,14 +31,15 @@ READY := $(if $(PINNED),,.venv/ready)
 
 STAGES := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
 
-.PHONY: help setup reproduce smoke test bench lab check explain readme site assignments grade download clean $(STAGES) announce
+.PHONY: help setup reproduce smoke test bench lab check explain readme site assignments grade feedback download clean $(STAGES) announce
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))"
+	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(PROFILES)"
 
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
-	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .
+	@HERE="$$PWD"; cd / && $(if $(PINNED),python,"$$HERE/.venv/bin/python") -c "import sua, sys; sys.exit(not sua.__file__.startswith(sys.argv[1] + '/'))" "$$HERE" 2>/dev/null \
+		|| { cd "$$HERE" && $(PY) -m pip install -qq --no-deps --no-build-isolation -e .; }  # this checkout's, not another's
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"
@@ -44,7 +56,7 @@ announce:
 
 # the runner decides by content, not by date, whether a stage has to run
 $(STAGES): setup
-	@$(RUN) $(PY) -m sua.study.run $@ --profile $(PROFILE)
+	@$(RUN) $(PY) -m sua.study.run $@ --profile "$(PROFILE)"
 
 04_baselines: 03_sua_tr_training
 05_tables: 01_theory_checks 02_ambiguity_collapse 03_sua_tr_training 04_baselines
@@ -62,26 +74,29 @@ lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at 
 	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks
 
 check: setup  ## compare figures/PROFILE with the committed results and print each difference
-	@$(PY) -m sua.study.check --profile $(PROFILE)
+	@$(PY) -m sua.study.check --profile "$(PROFILE)"
 
 explain: setup  ## say why each stage would run
-	@$(PY) -m sua.study.run --explain --profile $(PROFILE)
+	@$(PY) -m sua.study.run --explain --profile "$(PROFILE)"
 
 readme: setup  ## fill README.md's tables from figures/
 	@$(PY) -m sua.study.report
 
 site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site
-	@OMP_NUM_THREADS=1 $(PY) notebooks/site/build.py --profile $(PROFILE)
+	@OMP_NUM_THREADS=1 $(PY) notebooks/site/build.py --profile "$(PROFILE)"
 
-assignments: setup  ## student copies of the assignments, in build/assignments/release
+assignments: setup  ## student copies of the assignments and what students install, in build/assignments/release
 	@$(PY) notebooks/assignments/grade.py release
 
 grade: setup  ## grade SUBMISSIONS/<student>/<assignment>/<assignment>.ipynb, scores in build/assignments
-	@[ -n "$(SUBMISSIONS)" ] || { echo "say which: make grade SUBMISSIONS=folder"; exit 2; }
-	@OMP_NUM_THREADS=1 $(PY) notebooks/assignments/grade.py grade "$(SUBMISSIONS)"
+	@[ -n "$$HANDED_IN" ] || { echo "say which: make grade SUBMISSIONS=folder"; exit 2; }
+	@OMP_NUM_THREADS=1 $(PY) notebooks/assignments/grade.py grade -- "$$HANDED_IN"
+
+feedback: setup  ## a page of points and messages for each graded submission, in build/assignments/feedback
+	@OMP_NUM_THREADS=1 $(PY) notebooks/assignments/grade.py feedback
 
 download: setup  ## fetch the data sets and models of PROFILE into data/hub, for machines without internet
-	@$(PY) -m sua.study.download --profile $(PROFILE)
+	@$(PY) -m sua.study.download --profile "$(PROFILE)"
 
-clean:  ## remove build/ (models, predictions, executed notebooks); figures/ and .venv stay
-	rm -rf build
+clean:  ## remove build/ (models, predictions, executed notebooks) but for build/assignments; figures/ and .venv stay
+	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name assignments -exec rm -rf {} +

@@ -3,6 +3,10 @@
 import importlib.util
 import os
 import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import nbformat
@@ -10,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from sua import checks, metrics, scores, theory
 
@@ -35,6 +41,13 @@ WRONG = {
             "np.maximum(s - lam * entropy(p)[:, 0], 0).mean()", "test-repaired-terms"),
            ("certify", "break", "continue", "test-certify")],
 }
+
+
+# what the feedback page of the mistakes above shows
+MESSAGES = {"a1": ["your entropy is in bits", "this is 1 - AUROC"],
+            "a2": ["you forget that x belongs", "no upper bound"],
+            "a3": ["use the weights", "the answer to the clarified input comes first"],
+            "a4": ["left out of the sum", "stop at the first threshold that fails"]}
 
 
 def load(name):
@@ -99,6 +112,14 @@ def test_solutions_score_fully_the_blank_copy_nothing_and_mistakes_cost_their_ow
               if output.output_type == "error"}
     assert set(errors.values()) == {"NotImplementedError"} and set(errors) >= set(tests)
 
+    marks = grader.marks(rows).set_index("student")
+    assert marks.loc["solutions", ["points", "max", "waiting"]].tolist() == [
+        sum(points[cell] for cell in tests), sum(points.values()), sum(points[cell] for cell in texts)]
+    assert marks.loc["blank", ["points", "waiting"]].tolist() == [0, 0]
+    pages, failed = grader.feedback(course)
+    assert [page.parts[-3] for page in pages] == ["blank", "mistaken", "solutions"] and not failed
+    assert all(message in pages[1].read_text(encoding="utf-8") for message in MESSAGES[name])
+
 
 def test_the_student_copies_give_nothing_away(grader, tmp_path):
     grader.release(tmp_path)
@@ -130,6 +151,112 @@ def test_a_folder_without_submissions_is_named(grader, tmp_path):
     with pytest.raises(ValueError, match="nobody holds no <student>/<assignment>"):
         (tmp_path / "nobody").mkdir()
         grader.grade(tmp_path / "nobody", tmp_path / "course")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """(source, hand_in): a course of one assignment of one exercise, and a function that writes a submission to it."""
+    def flags(name, **changed):
+        return {"nbgrader": {"schema_version": 3, "grade_id": name, "grade": False, "solution": False, "locked": False,
+                             "task": False, "cell_type": "code", **changed}}
+
+    def notebook(answer):
+        code = f"def one():\n    ### BEGIN SOLUTION\n    return {answer}\n    ### END SOLUTION"
+        cells = [nbformat.v4.new_code_cell(code, id="one", metadata=flags("one", solution=True)),
+                 nbformat.v4.new_code_cell("assert one() == 1, 'not one'", id="test-one",
+                                           metadata=flags("test-one", grade=True, locked=True, points=2))]
+        return nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata=load("a1").metadata))
+
+    def hand_in(folder, student, answer):
+        file = folder / student / "t1/t1.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(notebook(answer), encoding="utf-8")
+        return file
+
+    file = hand_in(tmp_path, "source", 1)
+    return file.parents[1], hand_in
+
+
+def test_what_was_handed_in_is_never_removed(grader, tiny, tmp_path):
+    source, hand_in = tiny
+    course = tmp_path / "course"
+    collected = [hand_in(course / "submitted", "ada", 1), hand_in(course / "submitted", "bob", 2)]
+    before = [file.read_bytes() for file in collected]
+    rows, failed = grader.grade(course / "submitted", course, source)  # nbgrader's own folder
+    assert [row["points"] for row in rows] == [2, 0] and not failed
+    assert [file.read_bytes() for file in collected] == before
+
+    again = hand_in(tmp_path / "downloads", "bob", 1)
+    rows, _ = grader.grade(tmp_path / "downloads", course, source)
+    assert [(row["student"], row["points"]) for row in rows] == [("bob", 2)]
+    assert again.exists() and collected[0].read_bytes() == before[0]
+    assert (course / "replaced/bob/t1-1/t1.ipynb").read_bytes() == before[1]
+
+
+@pytest.mark.parametrize("place", ["course", "course/release", "course/submitted/ada", "."])
+def test_a_folder_that_overlaps_with_the_course_is_refused(grader, tiny, tmp_path, place):
+    source, hand_in = tiny
+    file = hand_in(tmp_path / place, "ada", 1)
+    with pytest.raises(ValueError, match="overlaps with the course folder"):
+        grader.grade(tmp_path / place, tmp_path / "course", source)
+    assert file.exists() and not (tmp_path / "course/source").exists()
+
+
+def test_symbolic_links_in_a_submission_are_not_followed(grader, tiny, tmp_path):
+    source, hand_in = tiny
+    given, elsewhere = tmp_path / "given", tmp_path / "elsewhere"
+    outside = hand_in(elsewhere, "eve", 1).parents[1]  # a folder, with the folder t1 in it
+    links = {"file": "t1/answers.txt", "folder": "t1/more", "assignment": "t1", "notebook": "t1/t1.ipynb"}
+    for student, link in links.items():
+        (given / student / link).parent.mkdir(parents=True)
+        if link in ("t1/answers.txt", "t1/more"):
+            hand_in(given, student, 1)
+        target = {"t1": outside / "t1", "t1/t1.ipynb": outside / "t1/t1.ipynb"}.get(link, outside)
+        (given / student / link).symlink_to(target)
+    (given / "student").symlink_to(outside)
+    rows, failed = grader.grade(given, tmp_path / "course", source)
+    assert not rows and failed.keys() == {f"{student}/t1" for student in (*links, "student")}
+    assert all("is a symbolic link" in reason for reason in failed.values())
+    assert not (tmp_path / "course/submitted").exists() and not (tmp_path / "course/autograded").exists()
+
+
+def test_what_students_install_has_the_pins(grader, tmp_path):
+    grader.environment(tmp_path)
+    pins = set((ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines())
+    lines = [line for line in (tmp_path / "requirements.txt").read_text(encoding="utf-8").splitlines()
+             if not line.startswith("#")]
+    assert lines[0] == "-c constraints.txt" and set(lines[1:]) < pins
+    assert {line.split("==")[0] for line in lines[1:]} == set(grader.STUDENT_PACKAGES)
+    assert set((tmp_path / "constraints.txt").read_text(encoding="utf-8").splitlines()) == pins
+    (wheel,) = tmp_path.glob("sua-*.whl")
+    files = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"sua/{file.relative_to(ROOT / 'sua')}" for file in (ROOT / "sua").rglob("*.py")} <= files
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.skipif(name != "a1" and not ALL, reason="SUA_SLOW is not set"))
+    for name in NAMES])
+def test_an_assignment_imports_what_students_install_alone(grader, name):
+    """The notebook with its solutions, in a process in which no other package can be imported."""
+    waiting = [Requirement(package) for package in grader.STUDENT_PACKAGES if package != "torch" or name == "a4"]
+    installed = set()
+    while waiting:
+        requirement = waiting.pop()
+        if canonicalize_name(requirement.name) not in installed:
+            installed.add(canonicalize_name(requirement.name))
+            waiting += [needed for needed in map(Requirement, requires(requirement.name) or [])
+                        if needed.marker is None or needed.marker.evaluate({"extra": ""})]
+    missing = {module for module, owners in packages_distributions().items()
+               if module != "sua" and not set(map(canonicalize_name, owners)) & installed}
+    assert len(missing) > 100
+    hide = f"""
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *where: None if name in {missing} else find(name, *where)
+"""
+    code = "\n".join([hide, *(cell.source for cell in load(name).cells if cell.cell_type == "code")])
+    subprocess.run([sys.executable, "-"], input=code, text=True, cwd=SOURCE / name, check=True, env={
+        **os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)})
 
 
 kl, js, tv = (scores.divergence_named(name) for name in ("kl", "js", "tv"))
@@ -173,7 +300,8 @@ def test_checks_accept_what_is_right(check, right):
     (checks.auroc, auroc_of_pairs(np.greater_equal), "ties count as a full win"),
     (lambda f: checks.counterexample(f(), "eq10"), lambda: SWAP, "the bound holds on your world"),
     (lambda f: checks.counterexample(f(), "eq11"), lambda: theory.COUNTEREXAMPLES["changed meaning"], "truth changes"),
-    (lambda f: checks.of_world(f, "robust_risk"), theory.World.mean_risk, "look for the worst"),
+    (lambda f: checks.of_world(f, "robust_risk"), lambda w: w.kernel @ (w.truth * (1 - w.p)).sum(-1), "for the worst"),
+    (lambda f: checks.of_world(f, "robust_risk"), theory.World.robust_risk, "from the four tables alone"),
     (lambda f: checks.bound(f, "mean_risk"), lambda w: w.risk() + w.sua(), "no upper bound"),
     (lambda f: checks.bound(f, "mean_risk"), lambda w: w.risk() + 2, "loose"),
 ])

@@ -1,0 +1,65 @@
+"""The Makefile takes what the user gives as text: nothing of it is run, split or expanded."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROFILES = sorted(file.stem for file in (ROOT / "notebooks/profiles").glob("*.yaml"))
+HOSTILE = ["smoke; touch {}", "`touch {}`", "$(touch {})", "$(shell touch {})", "$$(touch {})", '"; touch {}; "',
+           "'; touch {}; '", "smoke$(shell touch {})"]
+
+
+def make(*arguments, **variables):
+    """`make` with nothing set up and these environment variables; `PY=` says what stands in for Python."""
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("MAKEFLAGS", "MAKELEVEL", "SUA_MIRROR", "VIRTUAL_ENV", "CONDA_PREFIX")}
+    return subprocess.run(["make", "-o", "setup", *arguments], cwd=ROOT, text=True, capture_output=True,
+                          env={**environment, **variables})
+
+
+def both_ways(*arguments, **variables):
+    """The same variables on make's command line and in its environment."""
+    given = [f"{name}={value}" for name, value in variables.items()]
+    return make(*arguments, *given), make(*arguments, **variables)
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "../profiles/smoke", "smoke cpu", "%", "no-such-profile"])
+def test_a_profile_that_is_none_is_refused_with_the_list_of_profiles(value, tmp_path):
+    for result in both_ways("explain", "PY=echo", PROFILE=value.format(tmp_path / "ran")):
+        assert result.returncode and "is not the name of a profile" in result.stderr
+        assert f"known: {' '.join(PROFILES)}." in result.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_are_accepted(profile):
+    for result in both_ways("explain", "PY=echo", PROFILE=profile):
+        assert result.stdout == f"-m sua.run --explain --profile {profile}\n", result.stderr
+    assert make("explain", "PY=echo", "PROFILE=").stdout == make("explain", "PY=echo").stdout != ""
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "two words", "-x", "it's", 'a "b"', "$HOME", "*"])
+def test_folders_arrive_as_they_were_typed(value, tmp_path):
+    value = value.format(tmp_path / "ran")
+    for folder, there in ((value, f"{ROOT}/{value}"), (f"/mirrors/{value}", f"/mirrors/{value}")):
+        for result in both_ways("grade", "PY=printenv SUA_MIRROR; echo", SUBMISSIONS=value, MIRROR=folder):
+            assert result.stdout == f"{there}\nnotebooks/assignments/grade.py grade -- {value}\n", result.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_grade_asks_for_a_folder():
+    result = make("grade", "PY=echo")
+    assert result.returncode and "make grade SUBMISSIONS=folder" in result.stdout
+
+
+def test_clean_keeps_the_course(tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
+    for folder in ("notebooks/profiles", "build/assignments/submitted", "build/cpu", "tests"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "notebooks/profiles/cpu.yaml").touch()
+    subprocess.run(["make", "clean", "PROFILE=cpu"], cwd=tmp_path, check=True, capture_output=True)
+    assert [path.name for path in (tmp_path / "build").iterdir()] == ["assignments"]
+    assert (tmp_path / "build/assignments/submitted").is_dir()
