@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from sua import world_nli, world_topic
+from sua.tasks.worlds import nli as world_nli, topic as world_topic
 from sua.tasks import HUB_TASKS
 
 DATA = Path(__file__).parents[1] / "data"

@@ -37,7 +37,7 @@ def test_a_profile_that_is_none_is_refused_with_the_list_of_profiles(value, tmp_
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_are_accepted(profile):
     for result in both_ways("explain", "PY=echo", PROFILE=profile):
-        assert result.stdout == f"-m sua.run --explain --profile {profile}\n", result.stderr
+        assert result.stdout == f"-m sua.study.run --explain --profile {profile}\n", result.stderr
     assert make("explain", "PY=echo", "PROFILE=").stdout == make("explain", "PY=echo").stdout != ""
 
 
