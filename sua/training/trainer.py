@@ -29,13 +29,14 @@ from ..models.common import padded, progress, quiet, wide
 from ..models.encoder import EncoderClassifier
 from ..models.load import load_model
 from ..models.tiny import tiny_encoder, tiny_llama
-from ..perturb import Perturbation
+from ..perturb import Perturbation, variants
 from ..tasks.task import Task
 from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
 
-# what a trained model depends on
-CODE = ("inputs", "perturb/kernel", "perturb/text", "perturb/prompts", "models/common", "models/encoder", "models/load",
-        "models/tiny", "training/objectives", "training/trainer")
+# Part of the key under which trained models are kept. Raise it with any change of the code after which a training ends
+# in other weights; tests/training/test_golden.py notices such a change.
+RECIPE = 1
+PROBED = 20  # training inputs whose variants tell one kernel from another
 
 
 class VariantData(torch.utils.data.Dataset):
@@ -171,20 +172,33 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     lora : fields of peft.LoraConfig, e.g. {"r": 8}; the adapters are merged at the end. Needs the extra `gpu`.
     arguments : further transformers.TrainingArguments, e.g. {"bf16": True}.
     log : one dict of loss terms at each of `epochs` equally spaced points.
-    cache : a folder; the finished model is kept there under a hash of everything it depends on and found again.
+    cache : a folder; the finished model is kept there and found again under a hash of its recipe: data, what the kernel
+    draws, initial weights, objective, arguments, versions, and the number RECIPE. Moving or renaming code changes none.
     Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
     """
     perturbation = _needed(perturbation, objective)
     classifier = _untrained(model, task, seed, model_options)
-    causal = ["models/choice"] if isinstance(classifier, ChoiceLM) else []
-    world = [f"tasks/worlds/{task.source['world']}"] if "world" in task.source else []  # it holds kernels
-    recipe = {"model": model, "task": task.name, "data": task.digest, "objective": asdict(objective), "seed": seed,
-              "perturbation": perturbation and perturbation.name, "epochs": epochs, "batch_size": batch_size,
-              "compute_k": compute_k, "learning_rate": learning_rate, "lora": lora, "arguments": arguments,
-              "probes": {name: _digest(inputs(split)) for name, split in (probes or {}).items()},
-              "code": paths.code_digest(*CODE, *causal, *world),
-              "model_options": model_options, "versions": [torch.__version__, transformers.__version__],
-              "threads": torch.get_num_threads()}
+    drawn = perturbation and variants(inputs(task["train"])[:PROBED], perturbation, 2)
+    recipe = {
+        "recipe": RECIPE,
+        "model": model,
+        "model_options": model_options,
+        "weights": _weights_digest(classifier.model),
+        "task": task.name,
+        "data": task.digest,
+        "objective": asdict(objective),
+        "perturbation": perturbation and [perturbation.name, _digest(drawn)],
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "compute_k": compute_k,
+        "learning_rate": learning_rate,
+        "lora": lora,
+        "arguments": arguments,
+        "probes": {name: _digest(inputs(split)) for name, split in (probes or {}).items()},
+        "versions": [torch.__version__, transformers.__version__],
+        "threads": torch.get_num_threads(),
+    }
     per_epoch = math.ceil(len(task["train"]) / batch_size)
     items = batch_size if compute_k is None else max(1, round(batch_size * (compute_k + 1) / objective.passes))
     args = transformers.TrainingArguments(**{
@@ -221,6 +235,13 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
 
 def _digest(value):
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def _weights_digest(model):
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode() + weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager
