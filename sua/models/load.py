@@ -9,6 +9,7 @@ from ..sources import pin
 from .choice import ChoiceLM
 from .common import on_device, quiet
 from .encoder import EncoderClassifier, wrapped
+from .packaged import PACKAGED, from_package, told_origin
 
 
 def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False, causal: bool = False,
@@ -16,34 +17,44 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
-    revision (safetensors only, no remote code). n_classes : width of a new head. choice : an EncoderChoice with
+    revision (safetensors only, no remote code); where the hub does not answer, SmolLM2-135M-Instruct comes from a package
+    (`sua.models.packaged`). n_classes : width of a new head. choice : an EncoderChoice with
     n_classes options instead; a saved one is recognised. causal : a ChoiceLM instead; a saved one is recognised, and
     its answers, score and template are the default. dtype : of the weights; by default "float64" for a model that was
-    saved in it, as the tiny ones are, "bfloat16" for a causal model on a GPU, else "float32". train_layers : leave only the last so many transformer layers, pooler and head
-    trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
+    saved in it, as the tiny ones are, "bfloat16" for a causal model on a GPU, else "float32". train_layers : leave only
+    the last so many transformer layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on
+    the GPU where there is one.
     Raises NotAvailableError if no place has the model; ValueError if it has fewer layers.
     """
     import torch
     import transformers
 
     folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
-    where = {} if folder else {"revision": pin(str(source))}
     width = 1 if choice else n_classes
     head = {} if width is None or causal else {"num_labels": width}
-    torch.manual_seed(seed)  # the new head
-    try:
+
+    def read(place, **where):
         with quiet(transformers):
-            config = transformers.AutoConfig.from_pretrained(folder or source, trust_remote_code=False, **where)
-            causal |= hasattr(config, "sua_choice_lm")
-            auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
-            dtype = dtype or _default_dtype(config, causal)
-            model = auto.from_pretrained(folder or source, dtype=getattr(torch, dtype), use_safetensors=True,
-                                         trust_remote_code=False, **where, **head)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder or source, trust_remote_code=False, **where)
-    except OSError as error:
-        if folder:
-            raise
-        raise paths.not_available("model", str(source), type(error).__name__) from error
+            config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
+            is_causal = causal or hasattr(config, "sua_choice_lm")
+            auto = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForSequenceClassification
+            torch.manual_seed(seed)  # the new head
+            model = auto.from_pretrained(place, dtype=getattr(torch, dtype or _default_dtype(config, is_causal)),
+                                         use_safetensors=True, trust_remote_code=False, **where, **head)
+            return model, transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where), is_causal
+
+    if folder:
+        model, tokenizer, causal = read(folder)
+    else:
+        try:
+            model, tokenizer, causal = read(source, revision=pin(str(source)))
+        except OSError as error:
+            if str(source) not in PACKAGED:
+                raise paths.not_available("model", str(source), type(error).__name__) from error
+            folder = from_package(str(source))
+            model, tokenizer, causal = read(folder)
+    if folder:
+        told_origin(Path(folder))
     if train_layers is not None:
         _freeze(model, train_layers)
     options = {"name": str(source), **options}
