@@ -38,10 +38,10 @@ def mirrors() -> list[Path]:
 
 
 def code_digest(*modules: str) -> str:
-    """Hash of what these modules of sua do, e.g. "scores/orbit": comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for name in modules:
-        tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    """Hash of what these modules of sua do ("scores/orbit", "scores/*"): comments, docstrings, layout do not count."""
+    digest, package = hashlib.sha256(), Path(__file__).parent
+    for file in (file for name in modules for file in sorted(package.glob(f"{name}.py")) or [package / f"{name}.py"]):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]

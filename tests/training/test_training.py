@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from sua import OBJECTIVES, Objective, Predictions, load_task, scores, train
+from sua import OBJECTIVES, Objective, Predictions, load_task, paths, scores, train
 from sua.models.load import load_model
 from sua.models.tiny import tiny_encoder
 from sua.perturb import Perturbation
@@ -239,6 +239,22 @@ def test_a_finished_model_is_not_trained_again(task, tmp_path, monkeypatch):
     assert np.array_equal(first.predict_proba(text), again.predict_proba(text))
     (recipe,) = tmp_path.glob("topic-tiny-erm-seed0-*/recipe.json")
     assert json.loads(recipe.read_text())["data"] == task.digest
+
+
+def test_a_model_rests_on_every_module_of_its_world(monkeypatch):
+    whole = paths.code_digest("tasks/worlds/nli*")
+    assert whole == paths.code_digest("tasks/worlds/nli", "tasks/worlds/nli_meaning") != paths.code_digest(
+        "tasks/worlds/nli")
+    with pytest.raises(FileNotFoundError):
+        paths.code_digest("tasks/worlds/absent*")
+
+    def told(*modules):
+        raise RuntimeError(" ".join(modules))
+
+    monkeypatch.setattr(paths, "code_digest", told)
+    world = load_task("nli", {"train": 4, "validation": 1, "calibration": 1, "test": 1})
+    with pytest.raises(RuntimeError, match=r"models/choice models/forest tasks/worlds/nli\*$"):
+        train("tiny_llama", world, OBJECTIVES["erm"])
 
 
 def test_equal_compute(task, synonyms, monkeypatch):
