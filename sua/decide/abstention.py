@@ -32,10 +32,11 @@ ABSTAIN = "ABSTAIN"
 def loss(predictions: Predictions, kind: str = "clean", seed: int = 0) -> np.ndarray:
     """(N,) bool, the error that a rule is to control.
 
-    "clean" : wrong on x. "drawn" : wrong on one of the K variants, drawn uniformly, which certifies the mean risk under
-    perturbation (of variants that the score has seen; for an unseen one score K - 1 of them and take the last as the
-    loss). "any" : wrong on x or on any of its K variants; its mean is 1 - robust_accuracy. It says nothing about
-    the supremum over all variants.
+    "clean" : wrong on x.
+    "drawn" : wrong on one of the K variants, drawn uniformly. This certifies the mean risk under perturbation, on
+        variants that the score has seen. For an unseen variant score K - 1 of them and take the last as the loss.
+    "any" : wrong on x or on any of its K variants. Its mean is 1 - robust_accuracy; it says nothing about the supremum
+        over all variants.
     """
     if kind == "clean":
         return predictions.is_error
@@ -131,8 +132,18 @@ class AbstentionRule:
         else:
             threshold, coverage = None, 0.0
             why = shortage(examined, method, risk, delta, len(scores))
-        return cls(threshold, method, why, float(risk), None if conformal else float(delta), coverage, n,
-                   digest=digest, sketch=_sketch(scores, threshold), **identity)
+        return cls(
+            threshold,
+            method,
+            why,
+            risk_bound=float(risk),
+            delta=None if conformal else float(delta),
+            coverage=coverage,
+            n=n,
+            digest=digest,
+            sketch=_sketch(scores, threshold),
+            **identity,
+        )
 
     @classmethod
     def paper(cls, tau: float = 0.0, *, parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
@@ -298,7 +309,7 @@ class SelectiveModel:
         for j in range(self.k):
             rows = np.flatnonzero(self.rule.accept(scores)) if self.early_exit else np.arange(len(probs))
             if not len(rows):
-               break
+                break
             found = self._predict([(inputs[row], drawn[row][j]) for row in rows])
             perturbed[rows, j] = np.pad(found, ((0, 0), (0, probs.shape[1] - found.shape[1])))  # fewer options here
             scores[rows] = self._scores(probs[rows], perturbed[rows], counts and [counts[row] for row in rows])

@@ -32,7 +32,7 @@ ALONE = ("Without a label the inputs alone have no floor above 0, as the variant
 
 @dataclass(frozen=True)
 class ErrorFloor:
-    """At least `bound` of the answers to x and its variants, pooled, are wrong. Of those to x alone nothing follows.
+    """At least `bound` of the answers to x and its variants, pooled, are wrong. Nothing follows for x alone.
 
     flips of n pairs disagree; `plain` = flips / (2 n), without delta.
     """
@@ -57,8 +57,8 @@ def error_floor(predictions: Predictions, delta: float = 0.05, seed: int = 0) ->
 
     One pair per item, drawn with `seed`; if its two answers differ, one of them is wrong for any label (Theorem 7).
     Holds with probability >= 1 - delta, exactly, if the variants keep the meaning (`sua.perturb.audit` asks a judge).
-    It speaks of x and its variants pooled. No such bound exists for x alone: the labels could be the answers to x,
-    which fits every output and makes all of them right. ValueError for a delta outside (0, 1) or without variants.
+    It speaks of x and its variants pooled. No such bound exists for x alone: whatever the model answers to x may be
+    the label, and then no answer to x is wrong. ValueError for a delta outside (0, 1) or without variants.
     """
     check_delta(delta)
     first, second = _pairs(predictions, seed)
@@ -274,10 +274,18 @@ def stability_certificate(predictions: Predictions, delta: float = 0.05) -> Stab
     radius = -margin(predictions) / 2
     stable = moved < radius
     k = perturbed.shape[1]
-    return StabilityCertificate(float(unseen_share(k, delta)), float(stable.mean()), stable, radius, moved, k,
-                                math.ceil(math.log(delta) / math.log(0.95)), delta,
-                                ("variants of an item are drawn independently from the kernel",
-                                 "the tolerance holds for each item separately, before looking at which are stable"))
+    return StabilityCertificate(
+        bound=float(unseen_share(k, delta)),
+        certified=float(stable.mean()),
+        stable=stable,
+        radius=radius,
+        moved=moved,
+        k=k,
+        needed=math.ceil(math.log(delta) / math.log(0.95)),
+        delta=delta,
+        assumptions=("variants of an item are drawn independently from the kernel",
+                     "the tolerance holds for each item separately, before looking at which are stable"),
+    )
 
 
 @dataclass(frozen=True)
@@ -344,10 +352,20 @@ def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> La
     best = binormal_lambda(d_s[0], d_h[0], rho[0])
     ceiling = binormal_auroc(d_s[0], d_h[0], rho[0], best) if np.isfinite(best) else ndtr(abs(d_h[0]) / np.sqrt(2))
     helps = True if low > 0 else False if high <= 0 else None
-    return LambdaDiagnosis(float(ceiling), float(lam[0]), (float(low), float(high)), helps, float(d_s[0]),
-                           float(d_h[0]), float(rho[0]), measured, n, int(wrong.sum()),
-                           ("(S, H) is near normal within errors and within right answers, with like covariances",
-                            "items are independent; lambda is for other items than these, or it is chosen in-sample"))
+    return LambdaDiagnosis(
+        bound=float(ceiling),
+        lam=float(lam[0]),
+        interval=(float(low), float(high)),
+        helps=helps,
+        d_s=float(d_s[0]),
+        d_h=float(d_h[0]),
+        rho=float(rho[0]),
+        auroc=measured,
+        n=n,
+        errors=int(wrong.sum()),
+        assumptions=("(S, H) is near normal within errors and within right answers, with like covariances",
+                     "items are independent; lambda is for other items than these, or it is chosen in-sample"),
+    )
 
 
 def _spread(S, H):
@@ -363,7 +381,10 @@ def _spread(S, H):
 
 def _binormal(S, H, wrong, counts):
     """(d_S, d_H, rho, sd_S / sd_H), each (B,), on resamples given as counts (B, N); NaN where a class is gone."""
-    shift, second, products = 0, 0, lambda s, h: np.stack([s**2, h**2, s * h], -1)
+    def products(s, h):
+        return np.stack([s**2, h**2, s * h], -1)
+
+    shift, second = 0, 0
     for sign, rows in ((1, wrong), (-1, ~wrong)):
         weight = counts[:, rows] / np.where(counts[:, rows].any(1), counts[:, rows].sum(1), np.nan)[:, None]
         mean = weight @ np.stack([S[rows], H[rows]], -1)

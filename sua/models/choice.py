@@ -4,10 +4,7 @@ Prompt and option are tokenised together, since a tokenizer may merge across the
 alone and the prompt with any of its options all begin with are the trunk; everything after it is scored. So the scores
 of a question's options differ exactly as ln p of the whole texts does.
 
-One forward pass reads the tokens of a batch as a forest: the trunk once for its options, and once for all inputs that
-begin alike. A token attends to the tokens before it in its own text, at the positions these have there. Where that
-would save little, each text is read by itself, so that no batch costs more than its texts would in a plain loop; but
-in stochastic passes the options of an input always share one trunk, and inputs share nothing.
+One forward pass reads the tokens of a batch as a forest (`sua.models.forest`), those that texts share only once.
 """
 
 from __future__ import annotations
@@ -24,12 +21,11 @@ import numpy as np
 from ..inputs import LETTERS, Input, has_options, lettered
 from .common import wide
 from .encoder import EncoderClassifier
+from .forest import LITTLE, _attention, _plan, _tensors
 
 TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "letter": "{question}\n{options}\nAnswer:"}
 ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
-NEVER = 1 << 30
 KNOWN = 100_000  # inputs whose rows are kept
-LITTLE = 0.05  # sharing that saves no more than this part of a pass is not worth the attention mask that it takes
 
 
 class ChoiceLM(EncoderClassifier):
@@ -92,7 +88,7 @@ class ChoiceLM(EncoderClassifier):
 
     @cached_property
     def _known(self):
-        """{input: its row}, one for all that encode alike, as the models of a study do that come one after another."""
+        """{input: its row}; models that encode alike share it, such as those that a study trains one after another."""
         if not self.tokenizer.is_fast:
             return {}
         digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).digest()
@@ -138,15 +134,18 @@ class ChoiceLM(EncoderClassifier):
         """`logits` (n, C, 2): for each option the sum of ln p over its tokens, and their number."""
         import torch
 
+        # ids, kinds, real : (n, T), each row from its first token on, whichever side the padding was on
         real = batch["attention_mask"]
         left = (torch.arange(real.shape[1], device=real.device) + real.argmax(1)[:, None]) % real.shape[1]
         ids, kinds, real = (batch[name].gather(1, left) for name in ("input_ids", "token_type_ids", "attention_mask"))
+
         # stochastic passes and their gradients are each input's own
         plan, forest = _plan(*(tensor.cpu().numpy() for tensor in (ids, kinds, real)), share=not self.model.training,
                              hidden=self.model.config.get_text_config().hidden_size)
         plan = _tensors(plan, ids.device)
-        words = self.model.get_input_embeddings()(ids).flatten(0, 1)[plan.source]
+        words = self.model.get_input_embeddings()(ids).flatten(0, 1)[plan.source]  # (R, W, hidden)
         attention = _attention(_tensors(forest, ids.device), words.dtype) if forest else {}
+
         # the head is the widest layer: it reads only the tokens after which an option's token stands
         hook = self.model.get_output_embeddings().register_forward_pre_hook(
             lambda module, args: (args[0].flatten(0, 1)[plan.before],))
@@ -154,8 +153,9 @@ class ChoiceLM(EncoderClassifier):
             out = model(inputs_embeds=words, use_cache=False, output_hidden_states=output_hidden_states, **attention)
         finally:
             hook.remove()
-        log_p = wide(out.logits).log_softmax(-1)[plan.which, ids[plan.row, plan.column]]
-        count = plan.count.to(log_p)
+
+        log_p = wide(out.logits).log_softmax(-1)[plan.which, ids[plan.row, plan.column]]  # (M,)
+        count = plan.count.to(log_p)  # (n, C)
         total = torch.zeros_like(count).index_put((plan.row, plan.option), log_p, accumulate=True)
         total = total.masked_fill(count == 0, ABSENT)
         hidden = output_hidden_states and [out.hidden_states[-1].flatten(0, 1)[plan.last][:, None]]
@@ -165,10 +165,13 @@ class ChoiceLM(EncoderClassifier):
         return logits[..., 0] / logits[..., 1] if self.score == "mean" else logits[..., 0]
 
     def _batches(self, encoded, unique, size):
-        """Inputs that begin alike come into one batch; if few do, but for what all begin with, those of like length."""
+        """Batches of inputs that begin alike, or of like length where few share more than what all begin with."""
         rows = encoded["input_ids"]
         order = sorted(range(len(unique)), key=lambda i: (rows[i], str(unique[i])), reverse=True)
-        alike = lambda i, j: len(os.path.commonprefix([rows[i], rows[j]]))
+
+        def alike(i, j):
+            return len(os.path.commonprefix([rows[i], rows[j]]))
+
         in_all = alike(order[0], order[-1])
         if sum(alike(i, j) - in_all for i, j in zip(order, order[1:])) < LITTLE * sum(map(len, rows)):
             order.sort(key=lambda i: len(rows[i]), reverse=True)
@@ -197,12 +200,12 @@ def _tokens(tokenizer, texts):
 
 @lru_cache(maxsize=2)
 def _kept(*settings):
-    """Rows by input, {} at first: what follows from equal settings of the encoding is made once."""
+    """The rows by input, empty at first: one dictionary per settings of the encoding."""
     return {}
 
 
 def _in_own_type(model):
-    """The model; a Llama in float64 computes its norms and positions in float64 too, by itself it does in float32."""
+    """The model. A float64 Llama computes its norms and positions in float32; here it does so in float64."""
     import torch
 
     config = model.config
@@ -238,115 +241,3 @@ def _longest(model, max_length):
                          "mask per pair of tokens: load a transformer with attn_implementation='sdpa'")
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
     return min(filter(None, [max_length, *limits]))
-
-
-def _plan(ids, kinds, real, share, hidden):
-    """How a batch (n, T), padded on the right, is read: two dicts of arrays. Neighbours share, so it is best sorted.
-
-    The first says what stands where in the rows (R, W) that the network gets:
-
-    source : (R, W) flat place in the batch of each token. last : (n,) flat places of the trunks' last tokens.
-    row, column, option : (M,) the scored tokens, whose options are numbered from 0. count : (n, C) their number.
-    before : flat places in the rows after which they stand, sorted, and which : (M,) the one of each.
-
-    The second says what a token of a forest sees; None if each row is one text, cheaper where little is shared:
-
-    depth, kind, owner : (R, W) a token's position, option and input.
-    reach : (n, n) at [i, j] the depth below which the trunk of an input j of its row is also that of input i.
-    """
-    n, columns, options = len(ids), np.arange(ids.shape[1]), kinds.max()
-    row, column = np.nonzero(real * kinds)
-    option, scored = kinds[row, column] - 1, np.arange(len(row))
-    length = real.sum(1) - np.bincount(row, minlength=n)
-    begin = np.flatnonzero(np.diff(row * options + option, prepend=-1))  # of each option, among the scored tokens
-    size = np.diff(begin, append=len(row))
-    depth = length[row] + scored - np.repeat(begin, size)
-    count = np.zeros((n, options), int)
-    count[row[begin], option[begin]] = size
-    shared = np.zeros(n, int)
-    if share:
-        most = np.minimum(length[1:] - 1, length[:-1])  # its last token is always an input's own
-        shared[1:] = ((ids[1:] == ids[:-1]) & (columns < most[:, None])).cumprod(1).sum(1)
-    # where each text begins among the scored tokens: one per option, or one for all whose only token is predicted
-    texts, width = begin if size.max() > 1 else np.flatnonzero(np.diff(row, prepend=-1)), depth.max()
-    # what a stochastic pass drops of a trunk, it drops for all of its options
-    number = len(texts) if share or len(texts) == n else np.inf
-    starts = _starts(length + (count - 1).clip(0).sum(1), shared, (number, width), hidden)
-    if starts is None:
-        owner, forest = row[texts], None
-        jump = (column[texts] - length[owner])[:, None] * (columns[:width] >= length[owner, None])
-        source = owner[:, None] * len(columns) + np.minimum(columns[:width] + jump, columns[-1])
-        last = np.searchsorted(owner, range(n)) * width + length - 1
-        after = (np.searchsorted(texts, scored, "right") - 1) * width + depth - 1
-    else:
-        shared[starts] = 0
-        own = (real > 0) & (columns >= shared[:, None])
-        own[row[begin + size - 1], column[begin + size - 1]] = False  # an option's last token is only predicted
-        line, filled = np.searchsorted(starts, range(n), "right") - 1, own.sum(1)
-        offset = filled.cumsum() - filled
-        place = (offset - offset[starts][line])[:, None] + own.cumsum(1) - 1
-        width = 1 + place[own].max()
-        place += line[:, None] * width
-        (i, j), taken = np.nonzero(own), place[own]
-
-        def rows(values, empty=0):
-            all_rows = np.full(len(starts) * width, empty)
-            all_rows[taken] = values
-            return all_rows.reshape(-1, width)
-
-        source, last, after = rows(i * len(columns) + j), place[range(n), length - 1], place[row, column - 1]
-        after[begin] = last[row[begin]]
-        position = np.tile(columns, (n, 1))
-        position[row, column] = depth
-        later = np.where(np.arange(n)[:, None] > np.arange(n), shared[:, None], NEVER)
-        forest = {"depth": rows(position[own], NEVER), "kind": rows(kinds[own]), "owner": rows(i),
-                  "reach": np.minimum.accumulate(later, 0)}
-    used = np.zeros(source.size, bool)
-    used[after] = True
-    return {"source": source, "last": last, "row": row, "column": column, "option": option, "count": count,
-            "before": np.flatnonzero(used), "which": (used.cumsum() - 1)[after]}, forest
-
-
-def _starts(sizes, shared, texts, hidden):
-    """The inputs that begin a row of the forest, so that the rows, all as wide as the widest, cost least.
-
-    A token costs 12 hidden^2 in the matrices of a layer and 2 hidden for each token of its row in the attention.
-    None if `texts`, rows of a text each (their number and width), cost less or LITTLE more.
-    """
-    cost = lambda rows, width: rows * width * (6 * hidden + width)
-    least, best, capacity, own = (1 - LITTLE) * cost(*texts), None, int(sizes.max()), sizes - shared
-    if own.sum() > (1 - LITTLE) * texts[0] * texts[1]:
-        return None
-    while True:
-        starts, used, widest = [], capacity, 0
-        for i, (size, further) in enumerate(zip(sizes.tolist(), own.tolist())):
-            used += further
-            if used > capacity:
-                starts.append(i)
-                used = size
-            widest = max(widest, used)
-        if (price := cost(len(starts), widest)) < least:
-            least, best = price, np.array(starts)
-        if len(starts) == 1:
-            return best
-        capacity *= 2
-
-
-def _attention(forest, dtype):
-    """For the network: a mask (R, 1, W, W), 0 where a token attends and the least number elsewhere, and positions."""
-    import torch
-
-    depth, kind, owner = forest.depth, forest.kind, forest.owner
-    place = torch.arange(depth.shape[1], device=depth.device)
-    seen = depth[:, None] < forest.reach[owner].gather(2, owner[:, None].expand(-1, len(place), -1))
-    seen &= (kind[:, None] == 0) | (kind[:, None] == kind[:, :, None])
-    seen &= place <= place[:, None]
-    zero = torch.zeros((), dtype=dtype, device=seen.device)
-    return {"attention_mask": torch.where(seen, zero, torch.finfo(dtype).min)[:, None],
-            "position_ids": depth * (depth < NEVER)}
-
-
-def _tensors(arrays, device):
-    import torch
-
-    return SimpleNamespace(**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()})

@@ -32,9 +32,9 @@ def clarification_sua(predictions: Predictions) -> np.ndarray:
 def collapse_index(predictions: Predictions, w_min: float | None = None) -> np.ndarray:
     """KL(pbar || p): 0 where the model answers x as it answers the clarifications, mixed by their weights.
 
-    w_min : take no weights as given, only that each is >= w_min, and return the least index over all such weights, a
-    lower bound on the true one (Theorem 11d). The search returns its dual bound, which never exceeds that minimum and
-    falls short of it by 1e-12 nats at most, rounding aside. ValueError unless 0 <= w_min <= 1/Z.
+    w_min : the weights are not known, only that each is >= w_min. The result is then the least index over all such
+    weights, a lower bound on the true one (Theorem 11d). It is the dual bound of a search: never above that minimum,
+    and at most 1e-12 nats below it, rounding aside. ValueError unless 0 <= w_min <= 1/Z.
     """
     if w_min is None:
         return DIVERGENCES["kl"](mixed(predictions), predictions.probs)
@@ -49,27 +49,35 @@ def _least_kl(p, q, tolerance=1e-12, steps=100):
     """(N,) min over weights v on the simplex of KL(sum_z v_z p_z || q), from below; p (N, Z, C), q (N, C).
 
     Primal-dual interior point on every row at once (Wright, Primal-Dual Interior-Point Methods, SIAM 1997). By
-    convexity min_z sum_y p_z ln(mix / q) is a lower bound at every v.
+    convexity min_z sum_y p_z ln(mix / q), with mix = sum_z v_z p_z, is a lower bound at every v.
     """
-    log_q = np.log(np.maximum(q, FLOOR))
-    rows, bound = np.arange(len(p)), np.zeros(len(p))
-    v, slack = np.full(p.shape[:2], 1 / p.shape[1]), np.ones(p.shape[:2])
+    n, z, _ = p.shape
+    log_q = np.log(np.maximum(q, FLOOR))  # (N, C)
+    rows, bound = np.arange(n), np.zeros(n)  # rows : those not yet finished; all arrays but `bound` shrink with it
+    v, slack = np.full((n, z), 1 / z), np.ones((n, z))  # weights, and the multipliers of v >= 0
+
     for _ in range(steps):
-        mix = np.maximum((v[..., None] * p).sum(1), np.finfo(float).tiny)
-        gradient = (p * (np.log(mix) - log_q)[:, None]).sum(-1)
+        mix = np.maximum((v[..., None] * p).sum(1), np.finfo(float).tiny)  # (N, C)
+        gradient = (p * (np.log(mix) - log_q)[:, None]).sum(-1)  # (N, Z), but for a constant that cancels
+
+        # a row is finished where KL at v is within the tolerance of the bound
         bound[rows] = np.maximum(bound[rows], gradient.min(1))
         unfinished = (v * gradient).sum(1) - gradient.min(1) > tolerance
         if not unfinished.any():
             break
         rows, p, log_q, v, slack, mix, gradient = (
             a[unfinished] for a in (rows, p, log_q, v, slack, mix, gradient))
-        pull = slack / v
-        target = (v * slack).mean(1, keepdims=True) / 10 / v
+
+        # Newton's system for: gradient - slack constant over z, v * slack a tenth of its present mean
+        pull = slack / v  # (N, Z)
+        target = (v * slack).mean(1, keepdims=True) / 10 / v  # (N, Z)
         # components that agree leave the Hessian singular where none of them is at the border: hence the last term
-        hessian = (p / mix[:, None]) @ p.swapaxes(1, 2) + (pull[..., None] + 1e-10) * np.eye(v.shape[1])
+        hessian = (p / mix[:, None]) @ p.swapaxes(1, 2) + (pull[..., None] + 1e-10) * np.eye(z)  # (N, Z, Z)
         free, level = np.moveaxis(
             np.linalg.solve(hessian, np.stack([target - gradient, np.ones_like(v)], -1)), -1, 0)
-        move = free - level * (free.sum(1) / level.sum(1))[:, None]
+
+        # the step keeps the sum of the weights at 1
+        move = free - level * (free.sum(1) / level.sum(1))[:, None]  # (N, Z)
         v = _inside(v, move)
         v /= v.sum(1, keepdims=True)
         slack = _inside(slack, target - slack - pull * move)

@@ -56,11 +56,13 @@ def _hub_task(name, spec, sizes, seed):
         raise ValueError(f"{spec.hub_id}: none of {', '.join(spec.held_out)} has labels; name a labelled split")
     rng = np.random.default_rng(seed)
     order = {split: list(rng.permutation(len(rows))) for split, rows in pool.items()}
+
     if len(held_out) == 1:  # the other's labels are hidden: calibration and test share what is there, in proportion
         wanted, rows = sizes["calibration"] + sizes["test"], len(pool[held_out[0]])
         if rows < wanted:
             part = rows * sizes["calibration"] // wanted
             sizes = {**sizes, "calibration": part, "test": rows - part}
+
     take = {"train": "train", "validation": "train", "calibration": held_out[0], "test": held_out[-1]}
     splits = DatasetDict()
     for split, origin_split in take.items():
@@ -70,6 +72,7 @@ def _hub_task(name, spec, sizes, seed):
             raise ValueError(f"{spec.hub_id}: {split} asks for {size} rows, {origin_split} has {len(chosen)} left "
                              f"of {len(rows)}: lower sizes[{split!r}]")
         splits[split] = rows.select(sorted(chosen))
+
     source = {"hub_id": spec.hub_id, "config": spec.config, **origin, "splits": "drawn anew, not the official ones"}
     paths.tell_runner("notes", f"{spec.hub_id} ({origin['origin']}): splits {source['splits']}; rows {sizes}")
     return Task(name, splits, spec.label_names, source=source)
@@ -86,6 +89,7 @@ def _chaosnli(sizes, seed):
             origins[spec.hub_id] = origin
             parts.append(_draw(rows, size, rng, f"{spec.hub_id}: {split}"))
         splits[split] = concatenate_datasets(parts)
+
     votes = chaosnli()
     order = rng.permutation(len(votes))
     if (wanted := sizes["calibration"] + sizes["test"]) > len(votes):
@@ -110,8 +114,11 @@ def _bbq(sizes, seed):
     data = Dataset.from_dict({
         "id": [f"{row['category']}-{row['example_id']}" for row in rows],
         "text": [f"{row['context']} {row['question']}" for row in rows],
-        "options": [[row["ans0"], row["ans1"], row["ans2"]] for row in rows], "label": [row["label"] for row in rows],
-        "ambiguous": [row["context_condition"] == "ambig" for row in rows]})
+        "options": [[row["ans0"], row["ans1"], row["ans2"]] for row in rows],
+        "label": [row["label"] for row in rows],
+        "ambiguous": [row["context_condition"] == "ambig" for row in rows],
+    })
+
     templates = {}
     for i, row in enumerate(rows):
         templates.setdefault((row["category"], str(row["question_index"])), []).append(i)
@@ -120,6 +127,7 @@ def _bbq(sizes, seed):
         parts[min(SPLITS, key=lambda split: len(parts[split]) / sizes[split])] += members[i]
     splits = DatasetDict({split: _draw(data.select(part), sizes[split], rng, f"bbq: {split}")
                           for split, part in parts.items()})
+
     source = {"hub_id": HUB_SETS["bbq"].hub_id, "config": HUB_SETS["bbq"].config, **origin,
               "splits": "drawn anew, not the official ones"}
     paths.tell_runner("notes", f"bbq ({origin['origin']}): splits {source['splits']}; rows {sizes}")

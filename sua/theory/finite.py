@@ -292,7 +292,10 @@ def random_worlds(count: int, rng: np.random.Generator, inputs: int = 4, classes
     mass = mass / mass.sum(-1, keepdims=True)
 
     p, truth = _outputs(rng, count, inputs, classes), _outputs(rng, count, inputs, classes)
-    of_first = lambda values: np.take_along_axis(values, first[..., None], 1)
+
+    def of_first(values):
+        return np.take_along_axis(values, first[..., None], 1)
+
     if preserving:
         truth = of_first(p if perfect else truth)
     world = World(mass, weight / weight.sum(-1, keepdims=True), p, truth)
@@ -324,6 +327,9 @@ def grid_worlds(levels: int = 8) -> World:
     grid, truths = np.arange(levels + 1) / levels, np.array([0, 0.5, 1])
     axes = np.meshgrid(grid, grid, grid, grid, truths, truths, indexing="ij")
     p, t = np.stack(axes[:4], -1).reshape(-1, 4), np.stack(axes[4:], -1).reshape(-1, 2).repeat(2, axis=1)
-    batch = lambda values: np.broadcast_to(values, (len(p), *values.shape))
+
+    def batch(values):
+        return np.broadcast_to(values, (len(p), *values.shape))
+
     swaps = np.kron(np.eye(2), [[0, 1], [1, 0]])
     return World(batch(np.full(4, 0.25)), batch(swaps), np.stack([p, 1 - p], -1), np.stack([t, 1 - t], -1))

@@ -30,7 +30,10 @@ def clarification_split(p, clarified, weights) -> tuple[np.ndarray, np.ndarray, 
     """
     p, weights = real(p), real(weights)
     pbar = (weights[..., None] * clarified).sum(-2)
-    kl = lambda q: (weights * rel_entr(real(clarified), q[..., None, :]).sum(-1)).sum(-1)
+
+    def kl(q):
+        return (weights * rel_entr(real(clarified), q[..., None, :]).sum(-1)).sum(-1)
+
     return kl(p), kl(pbar), rel_entr(pbar, p).sum(-1)
 
 

@@ -2,8 +2,8 @@
 
 A statement returns a chain of quantities, (...) or per input (..., N) or per pair (..., N, N), which, it claims, never
 decreases. `PRINTED` holds those of arXiv 2604.20903v1 (quoted from secondary sources), with kappa = c_b = 0, which
-every natural definition of the two allows in the counterexamples; `REPAIRED` those that are true. Docstrings prove in a
-line; numbers of theorems there are this companion's.
+every natural definition of the two allows in the counterexamples. `REPAIRED` holds those that are true; a docstring
+gives the proof in a line, and the number of the theorem in this companion.
 
 Notation: R risk, a = 1 - max p, G = 1 - sum p^2, m = margin, F = flip rate, S_D = E_{x'~Pi} D(p(x), p(x')), H = entropy
 in nats, H_bits = H / ln 2. `needs` of a statement: "preserving" (p* constant on N(x)), "exchangeable" (the pair (x, x')
@@ -107,7 +107,10 @@ def theorem45(w, name="tv", lam=1.0, cells=None):
 def proposition48(w, tau=0.0, name="tv", loss="zero_one", L=1, lam=1.0, robust=False, conditional=False):
     """Prop 4.8: the risk where SUA <= tau is at most R + L tau. Left clean or robust, R overall or conditional."""
     accepted = w.mass * (w.sua(lam, name) <= tau + TOLERANCE)
-    within = lambda values: (accepted * values).sum(-1) / np.maximum(accepted.sum(-1), TOLERANCE)
+
+    def within(values):
+        return (accepted * values).sum(-1) / np.maximum(accepted.sum(-1), TOLERANCE)
+
     clean = w.risk(loss)
     right = (within(clean) if conditional else w.mean(clean)) + L * tau
     return within(w.robust_risk(loss) if robust else clean), np.where(accepted.any(-1), right, np.inf)
@@ -187,7 +190,9 @@ def alarm(w, lam=LAMBDA_ALARM):
 
     A common top label caps TV at max(a, a'), and a <= H_bits / 2; a flip makes one of the two answers wrong.
     """
-    half = lambda values: w.mean(w.pair_mean(_positive(w.divergence() - values))) / 2
+    def half(values):
+        return w.mean(w.pair_mean(_positive(w.divergence() - values))) / 2
+
     wrong, robust = w.risk("zero_one"), w.robust_risk("zero_one")
     return (half(lam * _max_of_pair(w.entropy)), half(_max_of_pair(w.doubt)), w.mean(w.flip_rate) / 2,
             w.mean(wrong), w.mean(robust))

@@ -48,10 +48,10 @@ def to_mean(divergence, orbit):
 
 @dataclass(frozen=True)
 class Objective:
-    """The terms of a loss and their weights (formula: head of sua.objectives). Calling it on logits gives the loss.
+    """The terms of a loss and their weights (formula: head of this module). Calling it on logits gives the loss.
 
-    k : variants per item and step; 0 needs none. share : the part of a batch's items that have variants. The terms are
-        means, and a part of the batch estimates them; the passes saved let the model see more items.
+    k : variants per item and step; 0 needs none. share : the part of a batch's items that have variants. It is enough
+        to estimate the terms, which are means, and the passes saved let the model see more items.
     variants : "perturbed" (drawn from a kernel), "copies" (x itself under other dropout masks), or one adversarial
         shift of the word embeddings, "fgm" (Miyato et al., ICLR 2017) or "vat" (Miyato et al., TPAMI 2018), whose
         length is `radius` times that of the embeddings.
@@ -61,8 +61,8 @@ class Objective:
     consistency, to_mean, divergence : weight of S, measured to the variants or to m; D is "kl", "reverse_kl",
         "symmetric_kl", "js" or "tv" (with to_mean "js" or "tv"; "js" is then the generalised one, H(m) - mean H).
     alignment, lam, batch_level : weight of A, its lambda, and whether the positive part is taken of the batch's mean
-        instead of each item. A batch-level term is not the mean of those of the batch's parts: accumulated gradients
-        and several processes take it over each part, and push somewhat more often.
+        instead of each item. With accumulated gradients or several processes a batch-level term is taken of each part
+        of the batch. One part may exceed 0 where the whole does not, so that the term acts somewhat more often.
     confidence_penalty : weight of -E H (Pereyra et al., 2017).
 
     ValueError for values out of range, unknown names, and fields that would have no effect.
@@ -126,21 +126,24 @@ class Objective:
         The variants are those of the first V items. Terms: task, entropy, and with variants sensitivity
         (mean_k D(p, q_k), even with to_mean) and sua_positive, of these items.
         """
-        log_p = F.log_softmax(logits, -1)
+        log_p = F.log_softmax(logits, -1)  # (B, C)
         target = (label_dist if self.soft else F.one_hot(labels, logits.shape[-1])).to(log_p.dtype)
         target = (1 - self.smoothing) * target + self.smoothing / logits.shape[-1]
-        h = entropy(log_p)
+        h = entropy(log_p)  # (B,)
         terms = {"entropy": h.mean()}
+
         if self.k:
-            log_q, v = F.log_softmax(variant_logits, -1), len(variant_logits)
-            s = DIVERGENCES[self.divergence](log_p[:v, None], log_q).mean(1)
+            log_q, v = F.log_softmax(variant_logits, -1), len(variant_logits)  # (V, K, C)
+            s = DIVERGENCES[self.divergence](log_p[:v, None], log_q).mean(1)  # (V,)
             gap = s.mean() - self.lam * h[:v].mean() if self.batch_level else s - self.lam * h[:v]
             terms |= {"sensitivity": s.mean(), "sua_positive": gap.relu().mean()}
-        task = -(target * log_p).sum(-1)
+
+        task = -(target * log_p).sum(-1)  # (B,)
         if self.augment:
             on_variants = -(target[:v, None] * log_q).sum(-1).mean(1)
             task = torch.cat([(1 - self.augment) * task[:v] + self.augment * on_variants, task[v:]])
         task = task.mean()
+
         loss = task - self.confidence_penalty * terms["entropy"]
         if self.consistency:
             loss = loss + self.consistency * (to_mean(self.divergence, torch.cat([log_p[:v, None], log_q], 1))
@@ -179,11 +182,16 @@ def adversarial_logits(objective: Objective, forward, embedding, batch, labels):
 
     forward : () -> (B, C) logits of `batch`. embedding : the module whose output is shifted.
     """
-    mask = batch["attention_mask"][..., None]
+    mask = batch["attention_mask"][..., None]  # (B, T, 1)
     with torch.no_grad():
-        words = embedding(batch["input_ids"]) * mask
-    length = lambda rows: rows.norm(dim=(1, 2), keepdim=True)
-    shift_along = lambda rows: objective.radius * length(words) * rows / length(rows).clamp_min(1e-30)
+        words = embedding(batch["input_ids"]) * mask  # (B, T, hidden)
+
+    def length(rows):
+        return rows.norm(dim=(1, 2), keepdim=True)
+
+    def shift_along(rows):
+        return objective.radius * length(words) * rows / length(rows).clamp_min(1e-30)
+
     if objective.variants == "fgm":
         shift = torch.zeros_like(words, requires_grad=True)
         with _shifted(embedding, shift):
@@ -194,6 +202,7 @@ def adversarial_logits(objective: Objective, forward, embedding, batch, labels):
         shift = (VAT_START * shift_along(torch.randn_like(words) * mask)).requires_grad_()
         with _shifted(embedding, shift):
             reach = DIVERGENCES["kl"](logits.detach().log_softmax(-1), forward().log_softmax(-1)).sum()
+
     gradient, = torch.autograd.grad(reach, shift, retain_graph=objective.variants == "fgm")
     with _shifted(embedding, shift_along(gradient)):
         return logits, forward()[:, None]

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Mapping
 
@@ -81,16 +82,22 @@ class VariantData(torch.utils.data.Dataset):
 
     def collate(self, items):
         """Clean rows first, then the variants item by item, in one padding: one forward pass of all rows."""
-        chosen, options = [i for _, i in items], {}
+        chosen = [i for _, i in items]
         varied = items[:math.ceil(self.objective.share * len(items))]
         orbits = [[self.inputs[i], *self._variants(epoch, i)] for epoch, i in varied]
         rows = [self.inputs[i] for i in chosen] + [variant for _, *variants in orbits for variant in variants]
+
+        options = {}
         if has_options(rows[0]):  # a variant may have them in another order
             options["columns"] = torch.from_numpy(option_columns(orbits, max(map(len, rows)) - 1)[:, 1:])
         if self.soft is not None:
             options["label_dist"] = torch.from_numpy(self.soft[chosen])
-        return {**padded(self.classifier.tokenizer, self.classifier.encode(rows)), **options,
-                "items": torch.tensor(chosen), "labels": torch.tensor([self.labels[i] for i in chosen])}
+        return {
+            **padded(self.classifier.tokenizer, self.classifier.encode(rows)),
+            **options,
+            "items": torch.tensor(chosen),
+            "labels": torch.tensor([self.labels[i] for i in chosen]),
+        }
 
 
 def _needed(perturbation, objective):
@@ -125,16 +132,23 @@ class SUATrainer(transformers.Trainer):
 
     def compute_loss(self, model, batch, return_outputs=False, num_items_in_batch=None):
         batch, objective = dict(batch), self.objective
-        labels, items, label_dist = batch.pop("labels"), batch.pop("items"), batch.pop("label_dist", None)
-        columns, b, variants = batch.pop("columns", None), len(labels), None
-        forward = lambda: self.classifier.class_logits(wide(self.classifier.forward(model, batch).logits))
+        labels, items = batch.pop("labels"), batch.pop("items")  # (B,) each
+        label_dist, columns = batch.pop("label_dist", None), batch.pop("columns", None)  # (B, C), (V, K, C)
+
+        def forward():
+            return self.classifier.class_logits(wide(self.classifier.forward(model, batch).logits))
+
+        # logits : (B, C) at the items. variants : (V, K, C) at the variants of the first V of them
         if objective.variants in ADVERSARIAL:
             logits, variants = adversarial_logits(objective, forward, self.model.get_input_embeddings(), batch, labels)
+        elif objective.k:
+            rows = forward()  # (B + V K, C)
+            logits, variants = rows[:len(labels)], rows[len(labels):].unflatten(0, (-1, objective.k))
+            if columns is not None:  # options in the order of the item
+                variants = variants.gather(-1, columns)
         else:
-            logits = forward()
-            if objective.k:
-                logits, variants = logits[:b], logits[b:].unflatten(0, (-1, objective.k))
-                variants = variants if columns is None else variants.gather(-1, columns)
+            logits, variants = forward(), None
+
         loss, terms = objective(logits, variants, labels, label_dist)
         terms = {name: value.detach() for name, value in terms.items()}
         if not torch.isfinite(loss):
@@ -142,6 +156,8 @@ class SUATrainer(transformers.Trainer):
                 f"loss is {loss.item()} at step {self.state.global_step}, terms "
                 f"{ {name: value.item() for name, value in terms.items()} }, items {items.tolist()}: lower the "
                 "learning rate, clip gradients or look at these items")
+
+        # for the log: sums of the terms since its last entry
         self._sums = {name: self._sums.get(name, 0) + value for name, value in terms.items()}
         self._steps += 1
         return (loss, {"logits": logits}) if return_outputs else loss
@@ -209,7 +225,7 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
         "report_to": [], "disable_tqdm": True, **(arguments or {})})
     parts = max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
     args.per_device_train_batch_size = max(1, round(items / parts))
-    fit = lambda folder: _fit(classifier, args, task, objective, perturbation, probes, lora, folder)
+    fit = partial(_fit, classifier, args, task, objective, perturbation, probes, lora)
     if cache is None:
         with tempfile.TemporaryDirectory() as folder:
             return classifier, fit(folder)

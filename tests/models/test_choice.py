@@ -1,5 +1,6 @@
 """Causal models over options: equal to whole texts one by one, whatever is shared, packed, padded and cut."""
 
+import doctest
 import re
 from functools import cache
 
@@ -14,7 +15,7 @@ from scipy.special import softmax
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from sua import OBJECTIVES, CallableModel, Objective, Task, load_model, load_task, predict, train
-from sua.models import choice
+from sua.models import choice, forest
 from sua.models.choice import ABSENT, ChoiceLM
 from sua.models.tiny import tiny_llama
 from sua.paths import NotAvailableError
@@ -106,6 +107,11 @@ def test_options_equal_whole_texts_one_by_one(family, tokenizer, examples, size,
     np.testing.assert_allclose(found["logits"], wanted, rtol=1e-6, atol=2e-4)
     np.testing.assert_allclose(found["probs"], softmax(wanted, -1), atol=1e-4)
     assert (found["probs"][wanted == ABSENT] == 0).all()
+
+
+def test_the_worked_example_of_a_plan_is_what_it_computes():
+    example, = doctest.DocTestFinder().find(forest._plan, "_plan", globs=vars(forest).copy())
+    assert doctest.DocTestRunner().run(example) == (0, 9)
 
 
 def test_inputs_that_share_less_then_more_then_all():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from sua import OBJECTIVES, Objective, Predictions, load_task, scores, train
+from sua import OBJECTIVES, Objective, Predictions, load_task, paths, scores, train
 from sua.models.load import load_model
 from sua.models.tiny import tiny_encoder
 from sua.perturb import Perturbation

@@ -54,9 +54,13 @@ def generate(name: str, sizes: Mapping[str, int], seed: int = 0, ambiguity: floa
         p_star = truth(inputs)
         drawn = (rng.random((len(inputs), 1)) > p_star.cumsum(-1)[:, :-1]).sum(-1)
         splits[split] = Dataset.from_dict({
-            "id": [f"{split}-{i}" for i in range(len(inputs))], **_columns(inputs, clarified),
+            "id": [f"{split}-{i}" for i in range(len(inputs))],
+            **_columns(inputs, clarified),
             "label": p_star.argmax(-1) if label_rule == "majority" and split in ("train", "validation") else drawn,
-            "label_dist": p_star, "ambiguous": p_star.max(-1) < 1, **columns})
+            "label_dist": p_star,
+            "ambiguous": p_star.max(-1) < 1,
+            **columns,
+        })
     source = {"origin": "generated", "world": name, "seed": seed, "ambiguity": ambiguity, "skew": skew,
               "label_rule": label_rule}
     return Task(name, splits, world.LABELS, world.kernels(), source, truth)

@@ -86,7 +86,8 @@ def draw(n: int, rng: np.random.Generator, ambiguity: float = 0.3, skew: float =
     of the topic meant: of either sense where the word has two, else twice of the sentence's own topic.
     """
     usage = np.cumsum(np.arange(1, _WORDS.shape[2] + 1) ** -float(skew))
-    rank = lambda *shape: np.searchsorted(usage / usage[-1], rng.random(shape))
+
+    # of each sentence: its topic, a word with a sense in it for the ambiguous, and things to name for the clear
     y, is_ambiguous = rng.integers(len(LABELS), size=n), rng.random(n) < ambiguity
     pair = np.array([[i for i, pair in enumerate(_PAIRS) if y in pair] for y in range(len(LABELS))])[
         y, rng.integers(len(LABELS) - 1, size=n)]
@@ -95,7 +96,8 @@ def draw(n: int, rng: np.random.Generator, ambiguity: float = 0.3, skew: float =
     lone = _SHARED[pair, np.where(from_first, sense, len(_SENSE) - 1 - sense)]
     beside = _SHARED[pair, rng.integers(_SHARED.shape[1], size=n)]
     concepts = rng.permuted(np.tile(np.arange(_WORDS.shape[1]), (n, 1)), axis=1)[:, :4]  # two to say, two to explain
-    named = _WORDS[y[:, None], concepts[:, :2], rank(n, 2)]
+    rank = np.searchsorted(usage / usage[-1], rng.random((n, 2)))
+    named = _WORDS[y[:, None], concepts[:, :2], rank]
     count, has_beside, place = rng.integers(1, 3, size=n), rng.random(n) < 0.5, rng.random(n)
     opener, closer = rng.integers(len(OPENERS), size=n), rng.integers(len(CLOSERS), size=n)
     borrowed = rng.permutation(np.flatnonzero(is_ambiguous)) if is_ambiguous.any() else np.zeros(1, dtype=int)
@@ -141,19 +143,23 @@ def p_star(texts: Sequence[str]) -> np.ndarray:
 
 def kernels() -> dict[str, Perturbation]:
     """synonyms and wording (another opener and closer), rare (the two rarest words of each concept), distractors."""
-    groups = [group for groups in _GROUPS.values() for group in groups]
-    rarest = {word: group[-2:] for group in groups for word in group}
-    rare = lambda text, rng: re.sub(
-        r"\w+", lambda m: rarest[m[0]][rng.integers(2)] if m[0] in rarest else m[0], text)
-    return {"synonyms": synonyms(groups), "wording": Perturbation.of_text("wording", _wording),
-            "rare": Perturbation.of_text("rare", rare),
-            "distractors": Perturbation.of_text(
-                "distractors", lambda text, rng: _DISTRACTORS[rng.integers(len(_DISTRACTORS))].format(text))}
+    rewrites = {"wording": _wording, "rare": _rare, "distractors": _distract}
+    return {"synonyms": synonyms([group for groups in _GROUPS.values() for group in groups]),
+            **{name: Perturbation.of_text(name, rewrite) for name, rewrite in rewrites.items()}}
 
 
+_RAREST = {word: group[-2:] for groups in _GROUPS.values() for group in groups for word in group}
 _PARTS = re.compile(rf"(?:{'|'.join(OPENERS)}) (the \w+(?: and the \w+)*)(?= |$)")
 
 
 def _wording(text, rng):
     """Another opening and another close around the same things."""
     return f"{rng.choice(OPENERS)} {_PARTS.search(text)[1]} {rng.choice(CLOSERS)}".strip()
+
+
+def _rare(text, rng):
+    return re.sub(r"\w+", lambda m: _RAREST[m[0]][rng.integers(2)] if m[0] in _RAREST else m[0], text)
+
+
+def _distract(text, rng):
+    return _DISTRACTORS[rng.integers(len(_DISTRACTORS))].format(text)
