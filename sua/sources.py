@@ -191,7 +191,7 @@ CHECKLIST = Source("repository", "marcotcr/checklist", "4e6e5e33a26f30c20ed602b2
                    "groups of texts of one sentiment", ("sst2",))
 PROMPT_SENSITIVITY = Source("repository", "UKPLab/naacl2024-prompt-sensitivity",
                             "f92c494519fd80a93469f25e427774b9a8e86bd9", "Apache-2.0",
-                            "accuracy and sensitivity of 9 language models in 759 runs", ("llms", "llms_in_full"))
+                            "accuracy and sensitivity of 9 language models in 759 runs", ("prompt_sensitivity",))
 LLM_LOGITS = Source("repository", "smartyfh/LLM-Uncertainty-Bench", "5d189dcc54dbde7f6a327e7139142aa41ff7c42c", "MIT",
                     "option logits of 25 language models on MMLU", ("llms_in_full",))
 LLM_ANSWERS = Source("repository", "alexandru-mihai-94/llm_uncertainty_estimation",

@@ -210,7 +210,7 @@ def test_the_gpu_profile_runs_on_stand_ins(hub_sets, tmp_path):
     small = {"sizes": {"train": 16, "validation": 8, "calibration": 24, "test": 32}, "epochs": 1, "seeds": [0], "k": 2,
              "resamples": 50, "dropout": 2, "audit_items": 20, "worlds": 2000, "scatter": 200, "grid_levels": 3,
              "runs": 20, "repeats": 5, "promises": [[0.2, 0.2]], "publish": False, "threads": 1, "ambient_items": 20,
-             "methods": {"erm": [{}], "sua_tr": [{}], "sua_tr_repaired": [{"share": 0.25}]},
+             "llm_items": 240, "methods": {"erm": [{}], "sua_tr": [{}], "sua_tr_repaired": [{"share": 0.25}]},
              "all_trainings": ["erm", "sua_tr", "sua_tr_repaired"], "max_new_tokens": 4, "samples": 3,
              "sets": {"own_questions": 6, "ambignq": 6, "triviaqa": 6}}
 
@@ -272,7 +272,9 @@ def table_1_by_another_library(build):
     compared = 0
     for column in table:
         task, training = column.split(" / ")
-        predictions = [of_seed(task, training, seed) for seed in seeds]
+        predictions = [of_seed(task.removesuffix(" (clear)"), training, seed) for seed in seeds]
+        if task.endswith(" (clear)"):
+            predictions = [p.subset(p.label_dist.max(-1) == 1) for p in predictions]
         for name, formula in formulas.items():
             mean = np.mean([roc_auc_score(p.probs.argmax(-1) != p.labels, formula(p)) for p in predictions])
             assert printed[task, training, name] == pytest.approx(mean, abs=1e-9), (column, name)

@@ -14,10 +14,9 @@ from typing import Iterable, Mapping
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import NullFormatter
 
 from .. import metrics, paths
-from ..decide.certificates import error_floor, misalignment_test
 from ..predictions import Predictions
 from ..scores import SCORES, available, score
 
@@ -136,27 +135,6 @@ def evaluate(predictions: Predictions, calibration: Predictions | None = None, s
     return rows
 
 
-def label_free_row(predictions: Predictions, delta: float = 0.05, groups: int = 5) -> dict[str, object]:
-    """What can be certified about a model without a label, and the measured error of the pooled orbits beside it.
-
-    The group-wise miscalibration bound bins items by the confidence of their orbit's mean, which all members of an
-    orbit share; the bins' edges come from one half of the items, the bound from the other.
-    """
-    floor, global_bound = error_floor(predictions, delta), misalignment_test(predictions, delta)
-    confidence = predictions.orbit.mean(1).max(-1)
-    half = len(predictions) // 2
-    edges = np.quantile(confidence[:half], np.arange(1, groups) / groups)
-    bins = np.searchsorted(edges, confidence[half:])
-    by_group = misalignment_test(predictions.subset(slice(half, None)), delta, groups=bins)
-    wrong = NOT_AVAILABLE
-    if predictions.labels is not None:
-        wrong = f"{(predictions.orbit.argmax(-1) != predictions.labels[:, None]).mean():.3f}"
-    return {"items": len(predictions), "K": floor.k, "SUA > 0": f"{(score(predictions, 'sua') > 0).mean():.3f}",
-            "error ≥": f"{floor.bound:.3f}", "measured error": wrong, "mean S_TV": f"{global_bound.sensitivity:.3f}",
-            "mean H (nats)": f"{global_bound.entropy:.3f}", "miscalibration ≥": f"{global_bound.bound:.3f}",
-            "by groups ≥": f"{by_group.bound:.3f}"}
-
-
 def score_all(predictions: Predictions, calibration: Predictions | None = None, scores: Iterable[str] = SCORES
               ) -> dict[str, np.ndarray]:
     """{name: (N,)} of every score whose fields are there; those that need calibration only if `calibration` has errors
@@ -240,24 +218,36 @@ def _plain(value):
     return str(value)
 
 
+LEAST = 1e-4  # nats; smaller S and H are drawn there, as a logarithm has no place for 0
+
+
 def plot_sh_plane(axes, predictions: Predictions, title: str) -> None:
-    """Errors and right answers in the plane of entropy and sensitivity, with the line SUA = 0 and the medians that
-    separate the regimes. Both axes on a square-root scale, since most items sit near the origin."""
-    h, s = score(predictions, "entropy"), score(predictions, "sensitivity")
-    wrong = predictions.is_error
-    axes.scatter(h[~wrong], s[~wrong], s=8, alpha=0.5, linewidths=0, label="right")
+    """Errors and right answers in the plane of entropy and sensitivity, both on log axes from LEAST nats on, with the
+    line SUA = 0; in the corners the share of the inputs on either side of it, and how many of these are wrong."""
+    h, s = (np.maximum(score(predictions, name), LEAST) for name in ("entropy", "sensitivity"))
+    wrong, above = predictions.is_error, score(predictions, "sua") > 0
+    axes.scatter(h[~wrong], s[~wrong], s=8, alpha=0.4, linewidths=0, label="right")
     axes.scatter(h[wrong], s[wrong], s=14, alpha=0.6, marker="x", linewidths=0.7, label="wrong")
-    line = np.linspace(0, max(h.max(), 1e-3), 200)
-    axes.plot(line, line, color="black", linewidth=1, label="SUA = 0")
-    axes.axvline(np.median(h), color="gray", linestyle=":", linewidth=0.8)
-    axes.axhline(np.median(s), color="gray", linestyle=":", linewidth=0.8, label="medians")
-    root = (lambda x: np.sqrt(np.maximum(x, 0)), np.square)
-    axes.set_xscale("function", functions=root)
-    axes.set_yscale("function", functions=root)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # the scale brings the larger ones close together
-    reach = lambda limits, values: (0, max(limits[1], 1.04 * values.max()))  # of this panel and those it shares with
-    axes.set(title=title, xlabel="entropy H (nats, root scale)", ylabel="sensitivity S (nats, root scale)",
-             xlim=reach(axes.get_xlim(), h), ylim=reach(axes.get_ylim(), s))
+    xlim = _reach(axes.get_xlim(), axes.get_autoscalex_on(), h)
+    ylim = _reach(axes.get_ylim(), axes.get_autoscaley_on(), s)
+    axes.plot([LEAST, 100], [LEAST, 100], color="black", linewidth=1, label="SUA = 0")
+    axes.set(title=title, xlabel="entropy H (nats, log scale)", ylabel="sensitivity S (nats, log scale)", xscale="log",
+             yscale="log", xlim=xlim, ylim=ylim)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    for name, side, x, y, align in (("> 0", above, 0.02, 0.98, ("left", "top")),
+                                    ("≤ 0", ~above, 0.98, 0.02, ("right", "bottom"))):
+        told = f", {wrong[side].mean():.0%} of them wrong" if side.any() else ""
+        axes.text(x, y, f"SUA {name}: {side.mean():.0%} of the inputs{told}", transform=axes.transAxes, fontsize=7,
+                  ha=align[0], va=align[1], bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1})
+
+
+def _reach(limits, is_first, values):
+    """Limits of a log axis, wide enough for a label or two, that hold these values, and those of panels that share it
+    and were drawn before."""
+    high = values.max() * 1.5
+    low = min(values.min() / 1.5, high / 50)
+    return (low, high) if is_first else (min(low, limits[0]), max(high, limits[1]))
 
 
 def plot_reliability(axes, models: Mapping[str, Iterable[Predictions]], title: str, bins: int = 10) -> None:
@@ -285,6 +275,24 @@ def plot_auroc(axes, rows: pd.DataFrame, title: str, marked: Iterable[str] = ())
         axes.scatter(part["auroc"], part["score"], s=18, marker=marker, color=color, zorder=3)
     axes.axvline(0.5, color="black", linewidth=0.8)
     axes.set(title=title, xlabel="AUROC")
+
+
+def plot_llm_gains(axes, rows: pd.DataFrame) -> None:
+    """AUROC of SUA less that of the entropy, with its interval, against the share of items with SUA > 0: a mark a
+    setting (columns setting, template, SUA > 0, sua gain, sua gain_low, sua gain_high, sua p). A gain above 0 whose p,
+    corrected for the number of settings, is below .05 has its setting's name."""
+    for (template, cell), marker in zip(rows.groupby("template"), "osD"):
+        name = {"base": "base model", "chat_v1": "chat, template 1", "chat_v2": "chat, template 2"}[template]
+        spread = np.abs(cell[["sua gain_low", "sua gain_high"]].to_numpy().T - cell["sua gain"].to_numpy())
+        axes.errorbar(cell["SUA > 0"], cell["sua gain"], yerr=spread, fmt=marker, markersize=4, elinewidth=0.6,
+                      label=name)
+    for row in rows[(rows["sua gain"] > 0) & (rows["sua p"] < 0.05)].to_dict("records"):
+        side = "right" if row["SUA > 0"] > 0.5 else "left"
+        axes.annotate(row["setting"], (row["SUA > 0"], row["sua gain"]), xytext=(-6 if side == "right" else 6, 4),
+                      ha=side, textcoords="offset points", fontsize=7)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="share of items with SUA > 0", ylabel="AUROC of SUA less AUROC of H", xlim=(-0.03, 1.03))
+    axes.legend(loc="lower right")
 
 
 def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]], title: str) -> None:

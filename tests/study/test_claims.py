@@ -47,10 +47,20 @@ def test_failure_prediction(intervals, expected):
     assert verdict("C6", intervals=gains(*intervals))[0] == expected
 
 
-def test_failure_prediction_tells_clear_inputs_apart():
-    both = pd.concat([gains((0.1, 0.2), (0.1, 0.2)), gains((-0.2, -0.1), (-0.2, -0.1)).assign(task="t (clear)")])
+def test_failure_prediction_is_judged_within_strata():
+    both = pd.concat([gains((0.1, 0.2), (0.1, 0.2)),  # pooled, SUA looks ahead; it is behind on either part
+                      gains((-0.2, -0.1), (-0.2, -0.1)).assign(task="t (clear)"),
+                      gains((-0.1, 0.1), (-0.1, 0.1)).assign(task="t (ambiguous)")], ignore_index=True)
+    found, evidence = verdict("C6", intervals=both[both["task"] != "t (ambiguous)"])
+    assert found == "refuted"
     found, evidence = verdict("C6", intervals=both)
-    assert found == "supported" and "on clear inputs alone: better in 0, worse in 1 of 1 cells" in evidence
+    assert found == "mixed" and "clear inputs: 0 and 1 of 1; ambiguous inputs: 0 and 0 of 1" in evidence
+
+
+def test_failure_prediction_counts_language_models():
+    llms = gains((0.1, 0.2), (0.1, 0.2)).assign(task="mmlu", training="a model")
+    found, evidence = verdict("C6", intervals=pd.concat([gains((-0.2, -0.1), (-0.2, -0.1)), llms], ignore_index=True))
+    assert found == "mixed" and "all inputs: 0 and 1 of 1; language models: 1 and 0 of 1" in evidence
 
 
 def metrics(values):
@@ -122,6 +132,13 @@ def test_regime_share(cells, expected):
                            "high": high, "S over entropy": 0.0} for task, share, low, high in cells])
     found, evidence = verdict("C10", tables={"regimes": table})
     assert found == expected and "nan" not in evidence
+
+
+def test_regime_share_counts_language_models():
+    table = pd.DataFrame([{"task": task, "training": "erm", "median D": 0.3, "advantage": 0.0, "low": low, "high": low + 0.1,
+                           "S over entropy": 0.0} for task, low in (("a", 0.1), ("mmlu", -0.2), ("mmlu", 0.1))])
+    found, evidence = verdict("C10", tables={"regimes": table})
+    assert found == "mixed" and "on language models better in 1, worse in 1 of 2" in evidence
 
 
 def test_ratio_alarms_are_counted_where_meaning_is_kept_exactly():

@@ -125,6 +125,33 @@ def test_an_auroc_plot_marks_the_scores_asked_for_and_leaves_out_what_does_not_e
     plt.close()
 
 
+def test_the_plane_tells_how_many_errors_are_above_its_line():
+    # S = KL(p, q): 0 on the first two, above H on the last two, of which one is wrong
+    sure, unsure = [0.99, 0.01], [0.5, 0.5]
+    p = Predictions(probs=[unsure, sure, sure, sure], perturbed=[[unsure], [sure], [sure[::-1]], [sure[::-1]]],
+                    labels=[0, 0, 0, 1])
+    figure, (left, right) = plt.subplots(1, 2, sharex=True)
+    report.plot_sh_plane(left, p, "title")
+    assert [text.get_text() for text in left.texts] == ["SUA > 0: 50% of the inputs, 50% of them wrong",
+                                                        "SUA ≤ 0: 50% of the inputs, 0% of them wrong"]
+    assert left.get_ylim()[0] < report.LEAST < 4 < left.get_ylim()[1]  # S of 0 and of 4.5 nats
+    narrow = replace(p, probs=np.array([[0.5, 0.5]] * 4))
+    report.plot_sh_plane(right, narrow, "shares the axis")
+    assert right.get_xlim() == left.get_xlim() and left.get_xlim()[0] < 0.056  # H of `sure`
+    plt.close()
+
+
+def test_gains_of_language_models_are_marked_by_template_and_named_where_they_are_certain():
+    rows = pd.DataFrame({"setting": ["a", "b", "c"], "template": ["base", "chat_v1", "chat_v1"],
+                         "SUA > 0": [0.0, 0.9, 0.3], "sua gain": [-0.5, 0.2, 0.1], "sua gain_low": [-0.6, 0.1, -0.1], "sua gain_high": [-0.4, 0.3, 0.3],
+                         "sua p": [0.0, 0.01, 0.2]})
+    axes = plt.figure().subplots()
+    report.plot_llm_gains(axes, rows)
+    assert [text.get_text() for text in axes.texts] == ["b"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["base model", "chat, template 1"]
+    plt.close()
+
+
 def test_score_all_takes_what_the_fields_allow():
     rng = np.random.default_rng(1)
     make = lambda labels, **more: Predictions(probs=rng.dirichlet(np.ones(3), 8), labels=labels, ids=rng.permutation(9000)[:8], **more)

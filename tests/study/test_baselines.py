@@ -1,0 +1,165 @@
+"""Rows of notebook 04: each number against its definition, another library, or a world made so that it is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from sua import AbstentionRule, Predictions, metrics, removable_risk, score
+from sua.study import baselines
+from sua.study.report import Stage
+
+
+def model(n=400, k=2, classes=4, seed=0, confident=1.0, **meta):
+    """Labels drawn from a p that is raised to `confident`: calibrated at 1, too sure of itself above. The variants are
+    p, shaken."""
+    rng = np.random.default_rng(seed)
+    true = rng.dirichlet(np.ones(classes), n)
+    sure = true ** confident / (true ** confident).sum(-1, keepdims=True)
+    moved = sure[:, None] * rng.uniform(0.3, 1, (n, k, classes))
+    labels = (rng.random((n, 1)) > true.cumsum(-1)[:, :-1]).sum(-1)
+    return Predictions(probs=sure, perturbed=moved / moved.sum(-1, keepdims=True), labels=labels,
+                       ids=[f"{seed}-{i}" for i in range(n)], meta={"template": "base", **meta})
+
+
+def test_cells_are_what_notebook_03_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("sua.paths.build", lambda profile: tmp_path)
+    monkeypatch.setenv("SUA_STAGE_DIR", str(tmp_path / "stage"))
+    folder = tmp_path / "03_sua_tr_training" / "predictions"
+    folder.mkdir(parents=True)
+    for seed in (0, 1):
+        model(8, seed=seed).save(folder / f"topic-erm-{seed}-test.parquet")
+    cells = baselines.load_cells(Stage("04_a", "p"), ["topic", "nli"], ["erm"], [0, 1], "test")
+    assert list(cells) == [("topic", "erm")] and [p.ids[0] for p in cells["topic", "erm"]] == ["0-0", "1-0"]
+    first, second = baselines.with_ensembles({"cell": [replace(p, ids=None) for p in cells["topic", "erm"]]})["cell"]
+    np.testing.assert_allclose(first.members[:, 0], second.probs)
+    alone = [model(8)]
+    assert baselines.with_ensembles({"cell": alone})["cell"] is alone
+
+
+def test_strata_part_the_clear_from_the_ambiguous_only_where_the_truth_is_known():
+    p = replace(model(3), label_dist=np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 1, 0, 0.0]]))
+    assert list(baselines.strata("t", p)) == ["t"]
+    parts = baselines.strata("t", replace(p, meta={"truth": "exact"}))
+    assert parts["t (clear)"].tolist() == [True, False, True]
+    assert parts["t (ambiguous)"].tolist() == [False, True, False]
+
+
+def test_a_stratum_without_errors_is_left_out_and_told(capsys):
+    p = replace(model(6), labels=None, label_dist=np.eye(4)[[0, 0, 0, 0, 0, 0]] * 1.0, meta={"truth": "exact"})
+    p.label_dist[3:] = 0.25
+    wrong = np.array([0, 0, 0, 1, 0, 1], dtype=bool)
+    p = replace(p, labels=np.where(wrong, (p.answers + 1) % 4, p.answers))
+    found = baselines.by_stratum("t", [p], [{"s": np.arange(6.0)}])
+    assert list(found) == ["t", "t (ambiguous)"] and found["t (ambiguous)"][0][1]["s"].tolist() == [3, 4, 5]
+    assert "t (clear): n/a" in capsys.readouterr().out
+
+
+def test_rows_of_a_cell_are_the_gains_over_entropy():
+    held, tested = model(300, seed=1), model(400, seed=2)
+    of = lambda name: roc_auc_score(tested.is_error, score(tested, name))
+    row = baselines.regime_row([tested], [held], 50)
+    assert row["advantage"] == pytest.approx(of("sua") - of("entropy")) and row["low"] < row["advantage"] < row["high"]
+    assert row["S over entropy"] == pytest.approx(of("sensitivity") - of("entropy"))
+    tested, held = tested.sample(10), held.sample(10)
+    row = baselines.repaired_row([tested], [held], 50)
+    best = max(baselines.RIVALS, key=of)
+    ours = roc_auc_score(tested.is_error, score(tested, "sua_repaired", calibration=held))
+    assert row["best rival"] == best and row["ahead by"] == pytest.approx(ours - of(best))
+    assert row["over entropy"] == pytest.approx(ours - of("entropy"))
+
+
+def test_a_cell_without_errors_has_no_row():
+    p = replace(model(40), labels=None)
+    p = replace(p, labels=p.answers)
+    assert baselines.regime_row([p], [model(seed=1)], 10) is None
+    assert baselines.repaired_row([p], [model(seed=1)], 10) is None
+
+
+def test_items_are_split_once_and_drawn_from_all():
+    p = model(100)
+    held, tested = baselines.split_items(p, 40)
+    assert len(held) == 10 and len(tested) == 30 and not set(held.ids) & set(tested.ids)
+    assert max(int(item.split("-")[1]) for item in tested.ids) > 40
+    assert len(baselines.split_items(p)[1]) == 75
+
+
+def test_a_language_model_has_its_scores_its_lambdas_and_its_promise():
+    p = model(800, k=2, confident=2)
+    held, tested = baselines.split_items(p)
+    found = baselines.llm_intervals(held, tested, 50)
+    assert {row["reference"] for row in found} == {"entropy", "self_consistency"}
+    row = baselines.llm_row(held, tested, found, risk=0.4, delta=0.1)
+    for name in baselines.UNFITTED:
+        assert row[name] == pytest.approx(roc_auc_score(tested.is_error, score(tested, name)))
+    assert row["sua gain"] == pytest.approx(row["sua"] - row["entropy"])
+    grid = {lam: roc_auc_score(tested.is_error, score(tested, "sensitivity") - lam * score(tested, "entropy"))
+            for lam in (row["lambda best"], -1, 0, 1)}
+    assert row["its AUROC"] == pytest.approx(max(grid.values())) == pytest.approx(grid[row["lambda best"]])
+    rule = AbstentionRule.fit(score(held, "msp"), held.is_error, risk=0.4, delta=0.1)
+    assert row["answered"] == rule.accept(score(tested, "msp")).mean() > 0
+
+
+def test_subjects_are_ordered_by_what_is_known_of_them():
+    p = model(900)
+    p = replace(p, meta={**p.meta, "subject": {item: "easy" if i % 3 == 0 else "hard" if i % 3 == 1 else "between"
+                                               for i, item in enumerate(p.ids)}})
+    chance = np.select([np.arange(900) % 3 == 0, np.arange(900) % 3 == 1], [0.9, 0.1], 0.5)
+    right = np.random.default_rng(1).random(900) < chance
+    p = replace(p, labels=np.where(right, p.answers, (p.answers + 1) % 4))
+    held, tested = baselines.split_items(p)
+    rows = baselines.by_knowledge({"a": (held, tested)})
+    hard = np.array([tested.meta["subject"][item] == "hard" for item in tested.ids])
+    assert [row["accuracy"] for row in rows] == sorted(row["accuracy"] for row in rows)
+    assert rows[0]["accuracy"] == pytest.approx(1 - tested.is_error[hard].mean())
+    assert rows[0]["sua"] == pytest.approx(roc_auc_score(tested.is_error[hard], score(tested, "sua")[hard]))
+
+
+@pytest.mark.parametrize("loss", ["brier", "log"])
+def test_what_labels_say_is_removed_is_what_is_known_without_them(loss):
+    p = model(200, k=3)
+    assert baselines.removed(p, loss) == pytest.approx(removable_risk(p, loss=loss).plain, abs=1e-12)
+    other = replace(p, labels=(p.labels + 1) % 4)
+    assert baselines.removed(other, loss) == pytest.approx(baselines.removed(p, loss), abs=1e-12)
+
+
+def test_a_formulation_that_excludes_the_label_makes_the_log_loss_infinite():
+    p = Predictions(probs=[[0.5, 0.5]], perturbed=[[[1.0, 0.0]]], labels=[1])
+    assert baselines.removed(p, "log") == np.inf and np.isfinite(baselines.removed(p, "brier"))
+
+
+@pytest.mark.parametrize("confident", [1, 8])
+def test_no_certificate_exceeds_what_the_labels_say(confident):
+    row = baselines.certificates(model(1500, confident=confident))
+    for name in baselines.CERTIFIED:
+        assert row[f"{name} ≥"] <= row[name] + 1e-9, name
+    assert row["error ≥"] > 0 and row["brier ≥"] > 0
+
+
+def test_certified_rows_are_rules_and_say_where_nothing_is_answered():
+    held, tested = model(500, seed=1), model(500, seed=2)
+    found = baselines.certified_rows(tested, held, [(0.5, 0.1), (0.001, 0.1)])
+    rows = {(row["score"], row["risk"]): row for row in found}
+    rule = AbstentionRule.fit(score(held, "msp"), held.is_error, risk=0.5, delta=0.1)
+    accepted = rule.accept(score(tested, "msp"))
+    assert rows["msp", 0.5]["coverage"] == accepted.mean() > 0
+    assert rows["msp", 0.5]["error"] == tested.is_error[accepted].mean()
+    assert rows["msp", 0.001]["coverage"] == 0 and np.isnan(rows["msp", 0.001]["error"])
+    assert not {"sua_repaired", "sua_signed"} & {name for name, _ in rows}
+
+
+def test_methods_are_compared_over_every_score_of_every_pair():
+    pairs = [(model(200, seed=1), model(200, seed=2)), (model(200, seed=3), model(200, seed=4))]
+    rows = baselines.method_rows("here", pairs)
+    assert {row["sets"] for row in rows} == {2 * len(baselines.RANKING)} and rows[0]["predictions"] == "here"
+    assert [row["method"].endswith("(default)") for row in rows].count(True) == 1
+
+
+def test_the_rule_keeps_a_promise_that_the_shortcut_breaks():
+    p = model(3000)
+    risk = round(0.8 * float(p.is_error.mean()), 3)
+    told = baselines.broken_shares(p, "entropy", risk, delta=0.1, repeats=60, size=200)
+    assert told["promise broken"] <= 0.1 + 3 * np.sqrt(0.09 / 60) and told["allowed"] == 0.1
+    assert told["shortcut broken"] > 0.3
+    assert metrics.selective_risk(p.is_error, score(p, "entropy"))[-1] > risk  # not all may be answered
