@@ -148,7 +148,10 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
     "recorded": """MOST_READINGS OPEN_QUESTIONS SameAnswer advglue ambient ambignq ambiguous_questions chaosnli
         checklist_groups llms own_questions prompt_sensitivity prompted_llama recorded_chaosnli triviaqa""",
     "worlds": "LABEL_RULES WORLDS generate",
-    "experiment": """Run SPLITS execute execute_all kernel_of orbit_log_loss select task_of trained varied""",
+    "experiment": """Run SPLITS execute execute_all kernel_of orbit_log_loss saved select task_of trained varied
+        world_setting""",
+    "study.comparison": """Comparison attack_accuracy differences for_new_training interval_table new_training_table parts
+        plot_curves preservation selection_table standings""",
     "generation": """Clusters Entailment GENERATION_SCORES Generations GenerativeLM P_TRUE SameText Triple cluster cocoa
         deg discrete_semantic_entropy eigv generation_score kernel_language_entropy lexical_similarity
         mean_token_entropy meaning_clusters normalise p_true perplexity rouge rouge_l semantic_entropy sequence_nll

@@ -28,7 +28,7 @@ from loopback import Net
 from pins import unmet
 from sua import Predictions
 from sua.models.tiny import tiny_encoder, tiny_llama
-from sua.study import report, run
+from sua.study import experiment, report, run
 from sua.tasks import inputs, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,9 @@ def test_every_profile_fits_every_notebook(profile):
 def test_defaults_in_the_notebook_are_those_of_the_cpu_profile(notebook):
     (cell,) = [cell for cell in nbformat.read(notebook, as_version=4).cells
                if "parameters" in cell.metadata.get("tags", [])]
-    defaults = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
+    names = [node.targets[0].id for node in ast.parse(cell.source).body]
+    exec(cell.source, space := {"world_setting": experiment.world_setting})  # noqa: S102 - the reader runs it too
+    defaults = {name: space[name] for name in names}
     assert defaults == run.StageRun(notebook.stem, "cpu").parameters
 
 

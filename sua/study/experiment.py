@@ -65,6 +65,14 @@ class Run:
         return Path(folder) / f"{self.experiment}-{self.training}-{self.seed}-{split}.parquet"
 
 
+def world_setting(world: str, train: int, epochs: int, learning_rate: float, model: str = "tiny",
+                  perturbation: Sequence[str] = ("synonyms", "wording")) -> dict:
+    """The setting of a generated world in small steps on few inputs, where training methods differ most."""
+    return {"task": {"name": world, "sizes": {"train": train, "validation": 200, "calibration": 500, "test": 1000}},
+            "model": model, "perturbation": list(perturbation),
+            "training": {"epochs": epochs, "batch_size": 8, "learning_rate": learning_rate, "compute_k": 4}}
+
+
 def varied(setting: Mapping, objective: Objective, changes: Mapping) -> tuple[dict, Objective]:
     """Setting and objective with `changes` to fields of the objective, of the setting's training, or its perturbation.
 
@@ -176,6 +184,11 @@ def _prepare_worker(parent):
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
+def saved(runs: Mapping[object, Run], folder, split: str) -> dict[object, Predictions]:
+    """{key: what the run's model answered on the split}, as `execute_all` saved it; for "attack" see `Run.file`."""
+    return {key: Predictions.load(run.file(folder, split)) for key, run in runs.items()}
+
+
 def select(candidates: Mapping[str, Sequence[Run]], folder, cache, workers: int = 1) -> dict[str, tuple[int, list]]:
     """For each method the candidate of least validation loss: {method: (index, [loss of each])}.
 
@@ -186,7 +199,7 @@ def select(candidates: Mapping[str, Sequence[Run]], folder, cache, workers: int 
     if len(set(counts.values())) != 1:
         raise ValueError(f"methods have different numbers of candidates: {counts}; give each as many")
     execute_all([run for runs in candidates.values() for run in runs], folder, cache, workers)
-    losses = {name: [orbit_log_loss(Predictions.load(run.file(folder, "validation"))) for run in runs]
+    losses = {name: [orbit_log_loss(p) for p in saved(dict(enumerate(runs)), folder, "validation").values()]
               for name, runs in candidates.items()}
     return {name: (int(np.argmin(values)), values) for name, values in losses.items()}
 

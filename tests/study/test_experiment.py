@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from sua import OBJECTIVES, Predictions, experiment
 from sua.models.tiny import tiny_llama
 from sua.perturb import variants
-from sua.study.experiment import Run, execute_all, orbit_log_loss, select, trained, varied
+from sua.study.experiment import Run, execute_all, orbit_log_loss, saved, select, trained, varied
 from sua.tasks import inputs
 from sua.tasks.recorded import advglue
 
@@ -35,7 +35,7 @@ def test_a_run_saves_every_split_and_the_attack(tmp_path):
         assert p.meta["split"] == split and p.meta["truth"] == "exact" and list(p.labels) == list(task[split]["label"])
         np.testing.assert_allclose(p.weights, task[split]["weights"])
     classifier, _ = trained(run, tmp_path / "models")
-    attack = Predictions.load(run.file(tmp_path, "attack"))
+    attack = saved({"a run": run}, tmp_path, "attack")["a run"]
     drawn = variants(inputs(task["test"]), task.perturbation("rare"), 2)
     np.testing.assert_allclose(attack.perturbed.reshape(-1, 4), classifier.predict_proba([x for row in drawn for x in row]), atol=1e-6)
 
