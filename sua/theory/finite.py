@@ -256,11 +256,13 @@ COUNTEREXAMPLES: dict[str, World] = {
     "coin and tilt": _world("1/2 1/2 0", "1 0 0 | 0 0 1 | 0 1 0", "1/2 1/2 | 1 0 | 1/4 3/4", "1/2 1/2 | 1 0 | 1 0"),
     "coin and orbit": _world("1/2 1/6 1/6 1/6", "1 0 0 0 | 0 0 1/2 1/2 | 0 1/2 0 1/2 | 0 1/2 1/2 0",
                              "1/2 1/2 | 9/10 1/10 | 9/10 1/10 | 1/10 9/10", "1/2 1/2 | 1 0 | 1 0 | 1 0"),
-    # a one-sided alarm, sharpness of the two-sided one, and one model under two truths
+    # a one-sided alarm, sharpness of the two-sided one, one model under two truths, and one question asked three times
     "one-sided alarm": _world("1/2 1/2", _SWAP, "1 0 | 51/100 49/100", _SURE),
     "alarm edge": _world("1/2 1/2", _SWAP, "1 0 | 501/1000 499/1000", _SURE),
     "one meaning": _world("1/2 1/2", _SWAP, "99/100 1/100 | 99/100 1/100", "99/100 1/100 | 99/100 1/100"),
     "two meanings": _world("1/2 1/2", _SWAP, "99/100 1/100 | 99/100 1/100", "1/2 1/2 | 1/2 1/2"),
+    "three formulations": _world("1/3 1/3 1/3", "1/3 1/3 1/3 | 1/3 1/3 1/3 | 1/3 1/3 1/3",
+                                 "9/10 1/10 | 9/10 1/10 | 1/10 9/10", "1 0 | 1 0 | 1 0"),
 }
 
 

@@ -186,6 +186,91 @@ def test_elementary_inequalities(weights):
     assert theory.js_cost(p) <= LAMBDA_JS * entropy(p) + 1e-12
 
 
+# removable risk, distilling, and the label-free bound (theorems 15 to 17)
+
+
+def test_averaging_removes_the_same_brier_loss_whatever_the_label_is():
+    w = WORLD("three formulations")
+    each, parts, _ = REPAIRED["removable_brier"](w)
+    assert (each == parts).all() and each.tolist() == [[Q(83, 150), Q(163, 150)]] * 3
+    of_mean = [Q(11, 30) ** 2 * 2, Q(19, 30) ** 2 * 2]  # qbar = (19/30, 11/30)
+    assert [total - loss for total, loss in zip(each[0], of_mean)] == [Q(64, 225)] * 2
+
+
+def test_geometric_mean_removes_the_same_log_loss_whatever_the_label_is():
+    w = WORLD("three formulations")
+    each, parts, _ = REPAIRED["removable_log"](w)
+    roots = [(0.9 * 0.9 * 0.1) ** (1 / 3), (0.1 * 0.1 * 0.9) ** (1 / 3)]
+    assert each[0] == pytest.approx([-math.log(root) for root in roots])
+    assert each[0] - -np.log(np.array(roots) / sum(roots)) == pytest.approx(-math.log(sum(roots)))
+    assert parts == pytest.approx(each)
+    zeros = theory.rational("1 0 0 | 1/2 1/2 0 | 1 0 0")
+    zeros = World(w.mass, w.kernel, zeros, zeros[[0, 0, 0]])
+    each, parts, _ = REPAIRED["removable_log"](zeros)
+    assert each[0] == pytest.approx([LN2 / 3, np.inf, np.inf]) and parts == pytest.approx(each)
+    none = World([0.5, 0.5], np.full((2, 2), 0.5), np.eye(2), np.full((2, 2), 0.5))
+    assert (np.isinf(REPAIRED["removable_log"](none)[:2])).all()  # no label is left: no answer has a finite loss
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_identities_of_the_mean_against_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    m, classes = rng.integers(2, 6), rng.integers(2, 5)
+    q, mass = rng.dirichlet(np.ones(classes), m), rng.dirichlet(np.ones(m))
+    w = World(mass, np.full((m, m), 1 / m), q, np.tile(rng.dirichlet(np.ones(classes)), (m, 1)))
+    mean, geometric = mass @ q, np.exp(mass @ np.log(q))
+    geometric /= geometric.sum()
+    brier, log = REPAIRED["removable_brier"](w)[:2], REPAIRED["removable_log"](w)[:2]
+    for y, e in enumerate(np.eye(classes)):
+        assert brier[0][0, y] == pytest.approx(sum(u * sum((row - e) ** 2) for u, row in zip(mass, q)))
+        spread = sum(u * sum((row - mean) ** 2) for u, row in zip(mass, q))
+        assert brier[1][0, y] == pytest.approx(sum((mean - e) ** 2) + spread)
+        assert log[0][0, y] == pytest.approx(-sum(u * math.log(row[y]) for u, row in zip(mass, q)))
+        apart = sum(u * sum(geometric * np.log(geometric / row)) for u, row in zip(mass, q))
+        assert log[1][0, y] == pytest.approx(-math.log(geometric[y]) + apart)
+
+
+def test_worst_formulation_is_bounded_sharply_and_not_by_the_mean_alone():
+    worst, bound, summed = REPAIRED["worst_formulation"](WORLD("three formulations"))
+    assert worst == pytest.approx(math.sqrt(1.62)) == bound  # |(.1, .9) - (1, 0)|
+    assert summed == pytest.approx(math.sqrt(2) * 11 / 30 + math.sqrt(3 * 64 / 225))
+    assert worst > math.sqrt(2) * 11 / 30 + math.sqrt(64 / 225)  # S_2 without the M is too small
+
+
+def test_distilling_is_sharp_and_its_parts_are_the_students():
+    apart = World([0.5, 0.5], np.eye(2), np.eye(2), np.eye(2))  # a right teacher, a student that is always wrong
+    gap, reach = REPAIRED["distilled"](apart, fidelity=0)
+    assert gap == reach == pytest.approx(math.sqrt(2))
+    w = WORLD("three formulations")
+    assert REPAIRED["distilled"](w, fidelity=1) == (0, 0)
+    eps, parts, _ = REPAIRED["distilled_parts"](w, fidelity=0)  # the student moves as the teacher does, with its mean
+    assert eps == parts == Q(64, 225)
+
+
+@pytest.mark.parametrize("fidelity", [0, 0.9, 1])
+def test_distilling_holds_for_other_students(fidelity):
+    for key in EXCHANGEABLE[-2:] + ONE_WAY:
+        for name in ("distilled", "distilled_parts"):
+            assert slack(REPAIRED[name], batch(*key), fidelity=fidelity).min() >= -1e-12
+
+
+@pytest.mark.parametrize("turns", [0, 1, 7, 100])
+@pytest.mark.parametrize("bins", [None, 1, 5])
+def test_label_free_bound_holds_for_any_weights_and_cells(turns, bins):
+    for key in EXCHANGEABLE + ONE_WAY:
+        cells = None if bins is None else np.floor(batch(*key).p.max(-1) * bins)
+        assert slack(REPAIRED["label_free_ece"], batch(*key), turns=turns, cells=cells).min() >= -1e-12
+
+
+def test_label_free_bound_is_attained_where_flips_say_nothing():
+    w = WORLD("three formulations")
+    assert REPAIRED["label_free_ece"](w) == (Q(7, 30), Q(7, 30))  # confidence 9/10, two of three answers right
+    assert REPAIRED["top_label_flips"](w)[1] < REPAIRED["label_free_ece"](w)[0]
+    unkind = World(w.mass, w.kernel, w.p, theory.rational("0 1 | 0 1 | 0 1"))
+    assert REPAIRED["label_free_ece"](unkind) == (Q(7, 30), Q(17, 30))
+
+
 # printed statements fail, with these numbers
 
 

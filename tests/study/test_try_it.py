@@ -1,0 +1,106 @@
+"""The experiments of the first two notebooks' "Try it yourself", each as its text says, at toy size."""
+
+import json
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from sua.study.report import Stage
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+SMOKE = yaml.safe_load((NOTEBOOKS / "profiles/smoke.yaml").read_text(encoding="utf-8"))
+
+
+def run_cells(name, upto, parameters, edits=()):
+    """The names that a notebook's code cells define, through the cell `upto`; edits: (cell, text, its replacement)."""
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    for cell, old, new in edits:
+        assert code[cell].count(old) == 1, f"{cell} does not hold {old!r} once"
+        code[cell] = code[cell].replace(old, new)
+    space = {"display": str}
+    for cell, source in code.items():
+        exec(compile(source, cell, "exec"), space)
+        if cell == "parameters":
+            space.update(parameters)
+        if cell == upto:
+            break
+    return space
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What the notebooks write goes to build/ in the working directory; figures are drawn, but not to files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Stage, "save_figure", lambda stage, figure, name, caption: None)
+    matplotlib.use("agg")
+    yield
+    matplotlib.pyplot.close("all")
+
+
+THEORY = "01_theory_checks", {**SMOKE["01_theory_checks"], "worlds": 200}
+
+
+def test_the_alignment_theorem_needs_exchangeable_pairs():
+    name, parameters = THEORY
+    space = run_cells(name, "check-05-figure", parameters, [
+        ("check-05-code", '"reversible"', '"any"'),
+        ("check-05-figure", "        assert (bound(w, moves) <= error(w) + 1e-12).all()\n", "")])
+    moves, error = space["moves"], space["error"]
+    beyond = np.concatenate([space["bound"](w, moves) > error(w) + 1e-9 for w in space["some"]])
+    assert 0 < beyond.mean() < 0.2  # a few dots right of the line
+
+
+def test_a_larger_lambda_silences_almost_every_world():
+    name, parameters = THEORY
+    edits = [("check-02-code", "np.linspace(0, 2, 161)", "np.linspace(0, 5, 161)")]
+    space = run_cells(name, "check-02-code", parameters, edits)
+    moved = space["gap"] > 0
+    assert space["lam_grid"][-1] == 5 and space["silent"][-1][moved].mean() > 0.9
+
+
+def test_the_minus_sign_is_right_where_errors_are_so():
+    name, parameters = THEORY
+    line = "d_s, d_h, rho, base = 1.5, {}, 0.15"
+    edits = [("check-08-certificate", line.format("1.2, 0.3"), line.format("0.2, 0.8"))]
+    covered = run_cells(name, "check-08-coverage", parameters, edits)["covered"]
+    assert max(covered, key=covered.get) == "S − H" and covered["S + H"] < covered["S"]
+
+
+# Large enough for answers to collapse, small enough for a test.
+TOPIC = {"task": {"name": "topic", "sizes": {"train": 1500, "validation": 1, "calibration": 1, "test": 400}},
+         "model": "tiny", "training": {"epochs": 5, "batch_size": 48, "learning_rate": 0.005},
+         "perturbation": ["synonyms", "wording"]}
+COLLAPSE = "02_ambiguity_collapse", {**SMOKE["02_ambiguity_collapse"], "worlds": {"topic": TOPIC}}
+SMOOTHED = "training", '"soft": "soft_labels"}', '"soft": "soft_labels", "smoothed": "label_smoothing"}'
+LOOP = "detection-run", "        values = score_all("
+OTHERS = *LOOP, ("        order = np.random.default_rng(0).permutation(len(p))\n"
+                 "        p = replace(p, clarified=p.clarified[order], weights=p.weights[order])\n" + LOOP[1])
+EQUAL = *LOOP, "        p = replace(p, weights=None)\n" + LOOP[1]
+
+
+def test_the_experiments_on_collapse_run():
+    name, parameters = COLLAPSE
+    small = {**parameters, "worlds": {"topic": SMOKE[name]["worlds"]["topic"]}}
+    space = run_cells(name, "detection-figure", small, [SMOOTHED, OTHERS, EQUAL])
+    assert set(space["rules"]) == {"majority", "sampled", "soft", "smoothed"}
+    assert len(space["axes"][0, 0].lines) == 5  # each rule's curve, and the truth's
+    assert space["p"].weights is None and len(space["order"]) == len(space["p"])
+
+
+@pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="SUA_SLOW is not set")
+def test_the_experiments_on_collapse_do_what_they_say():
+    name, parameters = COLLAPSE
+    runs = [run_cells(name, "detection-figure", parameters, [SMOOTHED, *more]) for more in ((), [OTHERS], [EQUAL])]
+    aurocs = [pd.DataFrame(space["rows"]).set_index(["metric", "score"])["auroc"]["collapse_auroc"] for space in runs]
+    plain, others, equal = (auroc[runs[0]["CLARIFICATIONS"]] for auroc in aurocs)
+    assert (plain > 0.85).all() and (abs(others - 0.5) < 0.15).all() and (abs(equal - plain) < 0.1).all()
+    rate = {rule: value for (_, rule, _), value in runs[0]["collapse_rate"].items()}
+    assert rate["majority"] > 0.6 and rate["smoothed"] < 0.05
+    metrics = runs[0]["stage"].save_metrics().set_index(["metric", "training"])["value"]["collapse_kl"]
+    assert metrics["smoothed"] > 1.5 * metrics["soft"]
