@@ -6,7 +6,8 @@ An input is a text, or a tuple of texts: (premise, hypothesis), or (question, op
 from __future__ import annotations
 
 import difflib
-from typing import Mapping, Sequence
+from numbers import Integral
+from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +21,17 @@ def expect(condition, message):
         raise ValueError(message() if callable(message) else message)
 
 
+def whole(name, value, least: int, remedy: str) -> int:
+    """`value` as an int; ValueError with the remedy unless it is a whole number of at least `least`."""
+    expect(isinstance(value, Integral) and value >= least, lambda: f"{name} = {value!r}: {remedy}")
+    return int(value)
+
+
+def expect_seed(seed) -> int:
+    """The seed as an int; ValueError unless it is a whole number of at least 0."""
+    return whole("seed", seed, 0, "give a whole number of at least 0")
+
+
 def unknown_name(what, name, known) -> str:
     """A message that names what is unknown, the nearest known name and all others."""
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
@@ -28,21 +40,37 @@ def unknown_name(what, name, known) -> str:
 
 
 def as_inputs(data) -> list:
-    """The inputs of a list, each as it is kept: a text, or a tuple of texts for a list or {"question", "choices"}."""
-    expect(not isinstance(data, (str, Mapping)) and not hasattr(data, "columns"), lambda: "inputs is one "
-           f"{type(data).__name__}: give a list of texts, such as [text] or frame['text'].tolist()")
+    """The inputs of a list, each as it is kept: a text, or a tuple of texts for a list or {"question", "choices"}.
+
+    ValueError for anything else than a list of them, and for one that is empty or not text, naming its position.
+    """
+    expect(not hasattr(data, "splits"), lambda: f"inputs is the whole task {data.name!r}: give one of its splits, such "
+           "as task['test']")
+    expect(isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)) and not hasattr(data, "columns"),
+           lambda: f"inputs is one {type(data).__name__}: give a list of texts, such as [text] or "
+           "frame['text'].tolist(), or one split of a task")
     return [_as_input(i, example) for i, example in enumerate(data)]
 
 
 def _as_input(i, example):
     if isinstance(example, Mapping):
-        expect({"question", "choices"} <= set(example), lambda: f"inputs[{i}] has the keys {sorted(example)}: give "
-               "{'question': ..., 'choices': [...]}, or a tuple (question, option_1, option_2, ...)")
-        return example["question"], *example["choices"]
-    # a text that a table lacks is NaN
-    empty = not example.strip() if isinstance(example, str) else isinstance(example, float)
-    expect(not empty, lambda: f"inputs[{i}] = {example!r} is empty or not text: remove the row, or give its text")
-    return tuple(example) if isinstance(example, list) else example
+        expect({"question", "choices"} <= set(example), lambda: f"inputs[{i}] has the keys "
+               f"{sorted(map(str, example))}: give {{'question': ..., 'choices': [...]}}, or a tuple "
+               "(question, option_1, option_2, ...)")
+        choices = example["choices"]
+        expect(isinstance(choices, (list, tuple, np.ndarray)) and len(choices) > 1, lambda: f"inputs[{i}]['choices'] = "
+               f"{choices!r}: give a list of the options' texts, at least two")
+        example = example["question"], *choices
+    example = tuple(example) if isinstance(example, (list, np.ndarray)) else example
+    _expect_text(i, example)
+    # numpy's strings are written otherwise, so that variants would be drawn otherwise
+    return tuple(map(str, example)) if isinstance(example, tuple) else str(example)
+
+
+def _expect_text(i, example):
+    parts = example if isinstance(example, tuple) else (example,)
+    expect(parts and all(isinstance(part, str) and part.strip() for part in parts), lambda: f"inputs[{i}] = "
+           f"{example!r} is empty or not text: remove the row, or give its text")
 
 
 def distinct(inputs):
@@ -51,15 +79,15 @@ def distinct(inputs):
     if not inputs:
         raise ValueError("inputs is empty: give at least one text")
     for i, example in enumerate(inputs):
-        parts = example if isinstance(example, tuple) else (example,)
-        if not all(isinstance(part, str) and part.strip() for part in parts):
-            raise ValueError(f"inputs[{i}] = {example!r} is empty or not text: remove the row, or give its text")
+        _expect_text(i, example)
     index = {example: i for i, example in enumerate(dict.fromkeys(inputs))}
     return list(index), np.array([index[example] for example in inputs])
 
 
 def inputs(split) -> list[Input]:
     """The inputs of a split as models take them: texts, (text, text_pair) or (question, option, option, ...) tuples."""
+    expect("text" in split.column_names, lambda: f"the split has no column 'text', only {', '.join(split.column_names)}"
+           ": rename the column that holds the texts")
     if "text_pair" in split.column_names:
         return list(zip(split["text"], split["text_pair"]))
     if "options" in split.column_names:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+
 import numpy as np
 
-from .inputs import as_inputs, clarifications, expect, in_first_order, inputs as inputs_of, option_counts
-from .perturb import variants
-from .predictions import Predictions
+from .inputs import (as_inputs, clarifications, expect, expect_seed, in_first_order, inputs as inputs_of,
+                     option_counts, whole)
+from .perturb import repeats, variants
+from .predictions import Predictions, model_rows
+
+MANY_COPIES = 0.5  # share of variants that equal their input from which on predict warns
 
 
-def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples: int = 0, internals: bool = False,
-            dropout: int = 0, seed: int = 0, meta: dict | None = None) -> Predictions:
+def predict(model, data, perturbation=None, k: int = 8, *, labels=None, ids=None, samples: int = 0,
+            internals: bool = False, dropout: int = 0, seed: int = 0, meta: dict | None = None) -> Predictions:
     """Run a model on every input, on K variants of each and on its clarifications, in one batched pass.
 
     Parameters
@@ -23,31 +29,42 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
         A variant with x's options in another order gives its probabilities in x's order.
     k : number of variants per input, drawn with `seed`.
     labels : (N,) class indices; for a plain list, or in the place of the split's own.
+    ids : N strings or numbers, in the place of the split's own. Without either an id is a digest of the input, so that
+        equal inputs have equal ids, and no others do.
     samples : how many answers per input to draw from p(.|x), for self-consistency.
     internals : also keep the logits and features of x, of a model that has outputs(inputs) (an EncoderClassifier).
     dropout : T stochastic passes over x with dropout on, by the model's dropout_proba(inputs, T, seed).
     seed : of variants, samples and dropout.
     meta : further facts to keep.
 
-    Raises ValueError for data that is one text or a table, a model or perturbation without the method named here, more
-    options than classes, dropout with a model that has none, or a number Z of clarifications that varies.
+    Of the N K variants, meta counts those that equal their input ("copies") and those that equal an earlier variant of
+    it ("repeats"). A warning says so where half or more are copies, and where a kernel that draws no variant twice
+    (OPTION_ORDER) has fewer than K for some input.
+
+    Raises ValueError for data that is one text, a table or a whole task, a model or perturbation without the method
+    named here, a model that does not return one row per input, more options than classes, dropout with a model that
+    has none, a number Z of clarifications that varies, or a negative count or seed.
     """
     expect(hasattr(model, "predict_proba"), lambda: f"model = {model!r} has no predict_proba(inputs): wrap a function "
            "as sua.CallableModel(function)")
     expect(perturbation is None or hasattr(perturbation, "sample"), lambda: f"perturbation = {perturbation!r} is no "
            "kernel: give one, such as sua.perturb.KERNELS['typos']")
+    for name, count in (("samples", samples), ("dropout", dropout)):
+        whole(name, count, 0, "give a whole number, 0 for none")
+    expect_seed(seed)
     expect(dropout == 0 or hasattr(model, "dropout_proba"), lambda: f"dropout = {dropout}, but "
            f"{type(model).__name__} has no dropout_proba(inputs, passes, seed): set dropout=0 or give an encoder")
     given, inputs, readings = {}, data, None
-    if columns := getattr(data, "column_names", None):
+    if isinstance(columns := getattr(data, "column_names", None), list):
         inputs = inputs_of(data)
         readings = clarifications(data) if "clarified" in columns else None
         given = {ours: data[theirs][:] for ours, theirs in
                  (("labels", "label"), ("label_dist", "label_dist"), ("weights", "weights"), ("ids", "id"))
                  if theirs in columns}
-    if labels is not None:
-        given["labels"] = labels
+    given |= {name: value for name, value in (("labels", labels), ("ids", ids)) if value is not None}
     inputs = as_inputs(inputs)
+    expect(inputs, "inputs is empty: give at least one text")
+    given.setdefault("ids", [_digest(x) for x in inputs])
     drawn = variants(inputs, perturbation, k, seed) if perturbation else [()] * len(inputs)
     readings = readings or [()] * len(inputs)
     for i, row in enumerate(readings):
@@ -55,17 +72,40 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, samples:
                f"{len(readings[0])}: give every row the same number, repeating one with weight 0")
     orbits = [(x, *row, *spelled) for x, row, spelled in zip(inputs, drawn, readings)]
     run = model.outputs if internals and hasattr(model, "outputs") else lambda x: {"probs": model.predict_proba(x)}
-    found = {name: np.reshape(rows, (len(inputs), len(orbits[0]), -1))
-             for name, rows in run([x for orbit in orbits for x in orbit]).items()}
+    asked, label = [x for orbit in orbits for x in orbit], getattr(model, "name", type(model).__name__)
+    found = {name: model_rows(label, rows, len(asked)).reshape(len(inputs), len(orbits[0]), -1)
+             for name, rows in run(asked).items()}
     given["n_classes"] = option_counts(inputs, found["probs"].shape[-1])
     found["probs"] = in_first_order(found["probs"], orbits)
     given |= {name: rows[:, 0] for name, rows in found.items()}
     after = 1 + len(drawn[0])
     given |= {"perturbed": found["probs"][:, 1:after]} if perturbation else {}
     given |= {"clarified": found["probs"][:, after:]} if readings[0] else {}
-    given |= {"dropout": model.dropout_proba(inputs, dropout, seed)} if dropout else {}
-    facts = {"model": getattr(model, "name", type(model).__name__), "seed": seed,
-             **({"dtype": model.dtype} if hasattr(model, "dtype") else {}),
-             **({"perturbation": perturbation.name, "k": k} if perturbation else {}), **(meta or {})}
-    result = Predictions(meta=facts, **given)
+    if dropout:
+        given["dropout"] = passes = np.asarray(model.dropout_proba(inputs, dropout, seed))
+        expect(passes.shape[:2] == (len(inputs), dropout), f"dropout_proba of model {label!r} returned shape "
+               f"{passes.shape} for {len(inputs)} inputs and {dropout} passes: return (inputs, passes, classes)")
+    facts = {"model": label, "seed": seed, **({"dtype": model.dtype} if hasattr(model, "dtype") else {})}
+    if perturbation:
+        facts |= {"perturbation": perturbation.name, "k": k, **_count_repeats(inputs, drawn, perturbation, k)}
+    result = Predictions(meta=facts | (meta or {}), **given)
     return result.sample(samples, seed) if samples else result
+
+
+def _digest(x):
+    return hashlib.blake2b(repr(x).encode(), digest_size=8).hexdigest()
+
+
+def _count_repeats(inputs, drawn, perturbation, k):
+    """{"copies", "repeats"} of the variants, and a warning where they are many or could not be avoided."""
+    copies, repeated = repeats(inputs, drawn)
+    few = perturbation.others is not None and copies + repeated > 0
+    if few or copies >= MANY_COPIES * len(inputs) * k:
+        most = max(len({*row} - {x}) for x, row in zip(inputs, drawn))
+        remedy = ("it changes none of these inputs: give another kernel" if not most else
+                  f"no input has more than {most} different ones: give k={most}" if most < k else
+                  "give a smaller k, or another kernel")
+        warnings.warn(f"kernel {perturbation.name!r}: of {len(inputs) * k} variants {copies} equal their input and "
+                      f"{repeated} an earlier variant of it. They say nothing new and weaken what is concluded from "
+                      f"the orbit; {remedy}", stacklevel=3)
+    return {"copies": copies, "repeats": repeated}

@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
-from .inputs import expect
+from .inputs import expect, expect_seed, whole
 
+_UNSAFE = re.compile("[\0\ud800-\udfff]")  # what files of text cannot hold exactly
 SUM_TOLERANCE = 1e-4  # half-precision softmax outputs miss 1 by about this much
 SCHEMA_VERSION = 2  # 2 added logits, features, dropout and members
 # axes of the optional fields, by the letters of Predictions' docstring
 DISTRIBUTIONS = {"perturbed": "NKC", "label_dist": "NC", "clarified": "NZC", "dropout": "NTC", "members": "NEC"}
 REALS = {**DISTRIBUTIONS, "weights": "NZ", "logits": "NC", "features": "ND"}
+# what fills an optional field, where sua.predict does not do so by itself
+FILLED_BY = {"perturbed": "sua.predict(model, data, perturbation)", "samples": "sua.predict(..., samples=M)",
+             "labels": "sua.predict(..., labels=...), or a split with the column label,",
+             "label_dist": "sua.predict on a split with the column label_dist",
+             "clarified": "sua.predict on a split with clarifications",
+             "weights": "sua.predict on a split with clarifications and their weights",
+             "logits": "sua.predict(..., internals=True), with a model that has outputs(inputs),",
+             "features": "sua.predict(..., internals=True), with a model that has outputs(inputs),",
+             "dropout": "sua.predict(..., dropout=T), with a model that has dropout_proba,",
+             "members": "with_members(predictions of other models)"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +82,7 @@ class Predictions:
         put = lambda name, value: object.__setattr__(self, name, value)
         probs = distributions("probs", self.probs, ndim=2)
         n, c = probs.shape
+        expect(c > 1, "probs has one class only, so every answer is right: give p and 1 - p for a yes-or-no answer")
         put("probs", probs)
         for name, shape in REALS.items():
             if (value := getattr(self, name)) is None:
@@ -97,9 +110,10 @@ class Predictions:
                 if (value := getattr(self, name)) is not None:
                     absent = value >= self.n_classes.reshape(n, *[1] * (value.ndim - 1))
                     self._expect_present(name, absent, "it names an absent option")
-        ids = np.arange(n).astype(str) if self.ids is None else np.asarray(self.ids).astype(str)
+        ids = np.arange(n).astype(str) if self.ids is None else texts("ids", self.ids)
         expect(ids.shape == (n,), f"ids has shape {ids.shape}, expected ({n},): one id per input")
         put("ids", ids)
+        put("meta", json_facts(self.meta))
 
     def _expect_present(self, name, is_bad, remedy):
         expect(not is_bad.any(), lambda: f"{name}{_index(is_bad)} = {getattr(self, name)[is_bad][0]:.3g}, but "
@@ -137,8 +151,8 @@ class Predictions:
     def require(self, name: str) -> np.ndarray:
         """The field `name`; ValueError with the remedy if it was not given."""
         value = getattr(self, name)
-        expect(value is not None, f"these Predictions hold no `{name}`: give it on construction "
-               f"(Predictions(probs=..., {name}=...)) or let sua.predict fill it")
+        expect(value is not None, lambda: f"these Predictions hold no `{name}`: give it on construction "
+               f"(Predictions(probs=..., {name}=...)) or let {FILLED_BY.get(name, 'sua.predict')} fill it")
         return value
 
     def subset(self, index) -> "Predictions":
@@ -149,10 +163,27 @@ class Predictions:
 
     def sample(self, m: int, seed: int = 0) -> "Predictions":
         """The same with `samples`: m answers per input drawn from p(.|x), as self-consistency does."""
-        expect(m >= 1, f"m = {m}: self-consistency needs at least one sample per input")
+        whole("m", m, 1, "self-consistency needs at least one sample per input")
+        expect_seed(seed)
         uniform = np.random.default_rng(seed).random((len(self), m, 1))
         drawn = (uniform > self.probs.cumsum(-1)[:, None, :-1]).sum(-1)
         return replace(self, samples=drawn)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The rows of all parts, one part after the other; `meta` keeps the facts that are equal in all.
+
+        ValueError if there is no part, if a field is given in some alone, or if classes, K or another width differ.
+        """
+        parts = list(parts)
+        expect(parts, "parts is empty: give at least one Predictions")
+        rows = {f.name: _joined(f.name, parts) for f in fields(cls) if f.name not in ("n_classes", "meta")}
+        if any(part.n_classes is not None for part in parts):
+            rows["n_classes"] = np.concatenate([np.full(len(part), part.probs.shape[1]) if part.n_classes is None
+                                                else part.n_classes for part in parts])
+        facts = {key: value for key, value in parts[0].meta.items()
+                 if all(key in part.meta and part.meta[key] == value for part in parts)}
+        return cls(**rows, meta=facts)
 
     def with_members(self, others: Sequence["Predictions"]) -> "Predictions":
         """The same with `members`: the probabilities of other models on the same inputs, matched by position.
@@ -204,6 +235,69 @@ class Predictions:
 def _first_of_most(probs):
     # rounding that differs from one processor to the next must not choose between equals
     return (probs >= probs.max(-1, keepdims=True) - 1e-9).argmax(-1)
+
+
+def _joined(name, parts):
+    values = [getattr(part, name) for part in parts]
+    if all(value is None for value in values):
+        return None
+    lacks = next((i for i, value in enumerate(values) if value is None), None)
+    expect(lacks is None, f"parts[{lacks}] holds no `{name}`, but others do: give it in all parts or in none")
+    odd = next((i for i, value in enumerate(values) if value.shape[1:] != values[0].shape[1:]), None)
+    expect(odd is None, lambda: f"{name} of parts[{odd}] has shape {values[odd].shape}, that of parts[0] "
+           f"{values[0].shape}: predict all parts with the same classes, perturbation and k")
+    return np.concatenate(values)
+
+
+def model_rows(name, values, n) -> np.ndarray:
+    """What a model returned for n inputs, an array of n rows; ValueError that names the model for any other shape."""
+    remedy = "return one row per input, in their order, of as many numbers each"
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"model {name!r} returned rows of several lengths for {n} inputs: {remedy}") from None
+    expect(array.ndim == 2 and len(array) == n and array.size,
+           lambda: f"model {name!r} returned shape {array.shape} for {n} inputs: {remedy}")
+    return array
+
+
+def texts(name, values, only_text: bool = False) -> np.ndarray:
+    """`values` as an array of strings. ValueError for the first that is missing, or that no file can hold exactly.
+
+    only_text : also refuse what is not text, such as numbers.
+    """
+    array = np.array(values, dtype=object)  # numpy's own strings lose a NUL at their end
+    for is_bad, problem in ((_is_no_text if only_text else _is_missing, "is not text: give a string"),
+                            (_is_unsafe, "has a NUL or half of a surrogate pair, which files of text cannot hold: "
+                             "remove or replace it")):
+        bad = np.array([is_bad(value) for value in array.ravel()], dtype=bool).reshape(array.shape)
+        expect(not bad.any(), lambda: f"{name}{_index(bad)} = {array[bad][0]!r} {problem}")
+    return np.array([str(value) for value in array.ravel()], dtype=str).reshape(array.shape)
+
+
+def _is_no_text(value):
+    return not isinstance(value, str)
+
+
+def _is_missing(value):
+    return value is None or isinstance(value, (bytes, list)) or isinstance(value, float) and value != value
+
+
+def _is_unsafe(value):
+    return _UNSAFE.search(str(value)) is not None
+
+
+def json_facts(meta) -> dict:
+    """A copy of `meta`; ValueError that names the key whose value JSON cannot hold."""
+    expect(isinstance(meta, Mapping), lambda: f"meta = {meta!r}: give a dict of facts")
+    for key, value in meta.items():
+        expect(isinstance(key, str), lambda: f"meta has the key {key!r}: give strings as keys")
+        try:
+            json.dumps(value, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"meta[{key!r}] cannot be written as JSON ({error}): give numbers, texts, lists and dicts "
+                             "of Python, such as array.tolist() or float(x)") from None
+    return dict(meta)
 
 
 def reals(name, values, ndim):

@@ -134,8 +134,8 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
         SelectiveModel Task checks error_floor experiment generation generation_score lambda_diagnosis load_model
         load_task meaning_clusters metrics misalignment_test orbit_calibration_error perturb predict recorded regimes
         removable_risk score similarities stability_certificate statements theory train worlds""",
-    "perturb": """KERNELS LETTERS OPTION_ORDER RETRIES Input Perturbation audit given has_options lettered mixture
-        on_first option_columns synonyms variants""",
+    "perturb": """Audit KERNELS LETTERS OPTION_ORDER RETRIES Input Perturbation audit given has_options lettered mixture
+        on_first option_columns repeats synonyms variants""",
     "metrics": """FLOOR MODEL_METRICS SCORE_METRICS SingleClassError accuracy augrc aurc auroc auroc_intervals brier
         debiased_ece e_aurc ece equal_mass_ece holm intervals mean_of_k nll prr robust_accuracy selective_accuracy
         selective_risk two_classes worst_of_k""",

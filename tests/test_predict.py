@@ -7,10 +7,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scipy.stats import binom, chisquare
 
-from sua import CallableModel, Predictions, load_task, predict, predictions
+from sua import CallableModel, Predictions, load_task, predict, predictions, score
+from sua.inputs import as_inputs
 from sua.models.tiny import tiny_encoder
 from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, variants
 
@@ -91,6 +92,14 @@ def full(seed=0, n=7, k=3, c=4, z=2):
     (dict(probs=P, n_classes=[2, 2, 1], members=[[p] for p in P[:2]] + [[[0.5, 0.5]]]),
      ["members[2, 0, 1] = 0.5", "n_classes[2] = 1"]),
     (dict(probs=P, ids=["a", "b"]), ["ids has shape (2,)", "one id per input"]),
+    (dict(probs=P, ids=["a", "b\0", "c"]), ["ids[1] = 'b\\x00'", "NUL", "remove or replace"]),
+    (dict(probs=P, ids=["a", "b", "c\ud800"]), ["ids[2] = 'c\\ud800'", "surrogate", "remove or replace"]),
+    (dict(probs=P, ids=["a", None, "c"]), ["ids[1] = None", "give a string"]),
+    (dict(probs=[[1.0], [1.0]]), ["one class only", "p and 1 - p"]),
+    (dict(probs=P, meta={"a": 1, "when": {1, 2}}), ["meta['when']", "JSON", "give numbers, texts"]),
+    (dict(probs=P, meta={"a": [np.float32(1)]}), ["meta['a']", "JSON", "float(x)"]),
+    (dict(probs=P, meta={3: 1}), ["meta has the key 3", "give strings"]),
+    (dict(probs=P, meta=["a"]), ["meta = ['a']", "give a dict"]),
 ], ids=lambda value: value[0][:44] if isinstance(value, list) else "")
 def test_bad_input_is_named_with_its_remedy(given, said):
     with pytest.raises(ValueError) as error:
@@ -244,7 +253,9 @@ def test_predict_puts_every_variant_in_its_place():
     for i, row in enumerate(drawn):
         np.testing.assert_array_equal(result.perturbed[i], model.predict_proba(row))
     assert result.labels.tolist() == [0, 1, 2, 3]
-    assert result.meta == {"model": "marker", "seed": seed, "perturbation": "suffix", "k": k, "split": "test"}
+    distinct = sum(len({*row}) for row in drawn)
+    assert result.meta == {"model": "marker", "seed": seed, "perturbation": "suffix", "k": k, "split": "test",
+                           "copies": 0, "repeats": 4 * k - distinct}
     assert (result.perturbed[0] == result.perturbed[3]).all()
     again = predict(model, texts, SUFFIX, k, seed=seed)
     assert (again.perturbed == result.perturbed).all()
@@ -342,6 +353,18 @@ HALVES = CallableModel(lambda inputs: np.full((len(inputs), 2), 0.5))
     (HALVES, ["a", " "], "kernel", r"inputs\[1\] = ' ' is empty or not text"),
     (HALVES, ["a", float("nan")], "kernel", r"inputs\[1\] = nan is empty or not text"),
     (HALVES, [{"question": "a", "id": 3}], None, r"inputs\[0\] has the keys \['id', 'question'\]: give"),
+    (HALVES, None, None, "inputs is one NoneType: give a list"),
+    (HALVES, [None], "kernel", r"inputs\[0\] = None is empty or not text"),
+    (HALVES, [()], None, r"inputs\[0\] = \(\) is empty or not text"),
+    (HALVES, [[]], "kernel", r"inputs\[0\] = \(\) is empty or not text"),
+    (HALVES, [("a", 3)], "kernel", r"inputs\[0\] = \('a', 3\) is empty or not text"),
+    (HALVES, [], None, "inputs is empty"),
+    (HALVES, [{"question": "a", "choices": "Paris"}], None, r"inputs\[0\]\['choices'\] = 'Paris': give a list"),
+    (HALVES, [{"question": "a", "choices": {"A": "Paris", "B": "Rome"}}], None, "'choices'.*'Rome'.*: give a list"),
+    (HALVES, [{"question": "a", "choices": ["Paris"]}], None, "'choices'.*at least two"),
+    (HALVES, [{"question": "a", 3: 4}], None, r"has the keys \['3', 'question'\]"),
+    (HALVES, Dataset.from_dict({"sentence": ["a"]}), None, "no column 'text', only sentence: rename"),
+    (HALVES, DatasetDict({"test": Dataset.from_dict({"text": ["a"]})}), None, "one DatasetDict: .* or one split"),
     (HALVES, ["a", ("a", "b", "c", "d")], None, r"inputs\[1\] is a question with 3 options.*knows 2 classes"),
     (HALVES, ["a"], "typos", r"perturbation = 'typos' is no kernel: give one"),
     (lambda inputs: [[0.5, 0.5]], ["a"], None, r"no predict_proba\(inputs\): wrap a function as sua.CallableModel"),
@@ -358,3 +381,157 @@ def test_a_question_may_be_a_dict():
     p = predict(model, given, OPTION_ORDER, k=2)
     same = predict(model, [("q", "a", "b"), ("r", "a", "b", "c")], OPTION_ORDER, k=2)
     assert p.n_classes.tolist() == [2, 3] and (p.perturbed == same.perturbed).all()
+
+
+def test_a_whole_task_is_no_split():
+    task = load_task("topic", {"train": 2, "validation": 2, "calibration": 2, "test": 2})
+    with pytest.raises(ValueError, match=r"inputs is the whole task 'topic': give one of its splits.*task\['test'\]"):
+        predict(HALVES, task)
+    with pytest.raises(ValueError, match=r"no split 0.*write task\['train'\]"):
+        task[0]
+
+
+class Returns:
+    """A model that gives what it is told to, unchecked; `outputs` and `dropout_proba` too."""
+
+    name = "mine"
+
+    def __init__(self, rows):
+        self.predict_proba = self._rows = rows
+
+    def outputs(self, inputs):
+        return {"probs": np.full((len(inputs), 2), 0.5), "features": self._rows(inputs)}
+
+    def dropout_proba(self, inputs, passes, seed):
+        return np.moveaxis(np.full((len(inputs), passes, 2), 0.5), 1, 2)
+
+
+@pytest.mark.parametrize("rows, said", [
+    (lambda inputs: np.full((2, len(inputs)), 0.5), r"'mine' returned shape \(2, 12\) for 12 inputs: return one"),
+    (lambda inputs: np.full((4, 2), 0.5), r"shape \(4, 2\) for 12 inputs"),
+    (lambda inputs: np.full(24, 0.5), r"shape \(24,\) for 12 inputs"),
+    (lambda inputs: np.full((12, 2, 1), 0.5), r"shape \(12, 2, 1\) for 12"),
+    (lambda inputs: [[0.5, 0.5]] * 11 + [[1.0]], "rows of several lengths for 12 inputs")])
+def test_rows_are_counted_before_they_are_put_in_their_places(rows, said):
+    texts, two = ["a", "bb", "ccc", "dddd"], Perturbation.of_text("two", lambda text, rng: text + "x")
+    with pytest.raises(ValueError, match=said):
+        predict(Returns(rows), texts, two, k=2)
+    with pytest.raises(ValueError, match=said):
+        predict(Returns(rows), texts, two, k=2, internals=True)
+
+
+def test_dropout_passes_are_counted():
+    half = Returns(lambda inputs: np.full((len(inputs), 2), 0.5))
+    with pytest.raises(ValueError, match=r"dropout_proba of model 'mine' returned shape \(1, 2, 3\) for 1 inputs"):
+        predict(half, ["a"], dropout=3)
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"samples": -1}, "samples = -1: give a whole number, 0 for none"), ({"samples": 1.5}, "samples = 1.5"),
+    ({"dropout": -2}, "dropout = -2: give"), ({"seed": -1}, "seed = -1: give"), ({"seed": 0.5}, "seed = 0.5: give"),
+    ({"perturbation": SUFFIX, "k": -1}, "K = -1: draw"), ({"perturbation": SUFFIX, "k": 2.0}, "K = 2.0: draw")])
+def test_predict_takes_whole_counts_and_seeds(given, said):
+    with pytest.raises(ValueError, match=said):
+        predict(HALVES, ["a"], **given)
+
+
+def test_lists_of_other_inputs_have_other_ids():
+    model = marker(3)
+    first, second = (predict(model, data, SUFFIX, 2, labels=[0, 1] * 10) for data in
+                     ([f"a{i}" for i in range(20)], [f"b{i}" for i in range(20)]))
+    assert not {*first.ids} & {*second.ids} and len({*first.ids}) == 20
+    assert score(second, "sua_signed", calibration=first).shape == (20,)
+    # equal inputs, equal ids, whatever the list they are in and the kind of string
+    assert predict(model, ["x", np.str_("a3"), ["p", "q"]]).ids[1] == first.ids[3]
+    with pytest.raises(ValueError) as error:
+        score(second, "sua_signed", calibration=second)
+    assert f"share 20 ids ({str(min(second.ids))!r}, ...)" in str(error.value)
+    assert "different ids: sua.predict(..., ids=[...])" in str(error.value)
+    named = predict(model, ["x", "y"], ids=["first", 2])
+    assert named.ids.tolist() == ["first", "2"]
+    assert predict(model, spelled_out(False), ids=[7, 8, 9]).ids.tolist() == ["7", "8", "9"]
+    with pytest.raises(ValueError, match=r"ids has shape \(1,\), expected \(2,\)"):
+        predict(model, ["x", "y"], ids=["one"])
+
+
+def test_texts_are_kept_as_plain_strings():
+    """numpy's strings are written otherwise, and draws follow what is written."""
+    kept = as_inputs([*np.array(["ab", "cd"]), np.array(["p", "q"]), ["r", np.str_("s")],
+                      {"question": "t", "choices": ("u", "v")}])
+    assert kept == ["ab", "cd", ("p", "q"), ("r", "s"), ("t", "u", "v")]
+    assert all(type(part) is str for x in kept for part in (x if isinstance(x, tuple) else [x]))
+
+
+def test_orders_that_cannot_differ_are_told():
+    model, two, three = marker(3), [("q", "a", "b")], [("q", "a", "b"), ("r", "a", "b", "c")]
+    with pytest.warns(UserWarning, match="'option_order': of 3 variants 0 equal .* and 2 an earlier.*give k=1"):
+        found = predict(HALVES, two, OPTION_ORDER, k=3)
+    assert found.meta["copies"] == 0 and found.meta["repeats"] == 2 and "repeats=2" in repr(found)
+    with pytest.warns(UserWarning, match="of 6 variants 0 equal.*2 an earlier.*give a smaller k"):
+        predict(CallableModel(lambda x: [[1, 0, 0]] * len(x)), three, OPTION_ORDER, k=3)
+    with pytest.warns(UserWarning, match="of 4 variants 4 equal their input.*changes none of these inputs"):
+        predict(model, ["a b", "c d"], KERNELS["typos"], k=2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_orders_that_differ_pass_in_silence():
+    found = predict(CallableModel(lambda x: [[1, 0, 0]] * len(x)), [("q", "a", "b", "c")], OPTION_ORDER, k=5)
+    assert found.meta["repeats"] == found.meta["copies"] == 0
+    assert predict(HALVES, [("q", "a", "b")], OPTION_ORDER, k=1).meta["repeats"] == 0
+
+
+def test_concatenate_is_the_inverse_of_subset():
+    whole = full()
+    parts = [whole.subset([0, 1, 2]), whole.subset([3]), whole.subset([4, 5, 6])]
+    together = Predictions.concatenate(iter(parts))
+    for name in FIELDS:
+        assert (getattr(together, name) == getattr(whole, name)).all(), name
+    assert together.meta == whole.meta
+    a, b = Predictions(probs=P, meta={"task": "t", "seed": 1}), Predictions(probs=P, meta={"task": "t", "seed": 2})
+    assert Predictions.concatenate([a, b]).meta == {"task": "t"} and len(Predictions.concatenate([a, b])) == 6
+    one = Predictions(probs=P, n_classes=[2, 2, 1])
+    assert Predictions.concatenate([a, one]).n_classes.tolist() == [2, 2, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("parts, said", [
+    ([], "parts is empty"),
+    ([Predictions(P, labels=[0, 1, 0]), Predictions(P)], r"parts\[1\] holds no `labels`, but others do"),
+    ([Predictions(P), Predictions(np.full((3, 4), 0.25))], r"probs of parts\[1\] has shape \(3, 4\), that of parts"),
+    ([Predictions(P, [[p] for p in P]), Predictions(P, [[p, p] for p in P])], r"perturbed of parts\[1\].*same classes")
+])
+def test_parts_that_do_not_fit_are_named(parts, said):
+    with pytest.raises(ValueError, match=said):
+        Predictions.concatenate(parts)
+
+
+@pytest.mark.parametrize("field, way", [("logits", "internals=True"), ("features", "internals=True"),
+                                        ("dropout", "dropout=T"), ("members", "with_members"),
+                                        ("perturbed", "perturbation"), ("clarified", "clarifications")])
+def test_a_missing_field_names_what_fills_it(field, way):
+    with pytest.raises(ValueError, match=f"hold no `{field}`.*{way}"):
+        Predictions(P).require(field)
+    if field == "logits":
+        with pytest.raises(ValueError, match="internals=True"):
+            score(Predictions(P), "energy")
+
+
+def test_meta_is_copied():
+    facts = {"seed": 1}
+    p = Predictions(P, meta=facts)
+    facts["seed"] = 2
+    assert p.meta == {"seed": 1}
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "8", None])
+def test_a_batch_holds_at_least_one_input(size):
+    with pytest.raises(ValueError, match=f"batch_size = {size!r}: give at least 1"):
+        CallableModel(len, batch_size=size)
+
+
+@pytest.mark.parametrize("given, said", [({"batch_size": 0}, "batch_size = 0"), ({"max_length": 0}, "max_length = 0")])
+def test_an_encoders_sizes_are_at_least_one(given, said):
+    small = tiny_encoder(["a b"], 2)
+    with pytest.raises(ValueError, match=said):
+        type(small)(small.model, small.tokenizer, **given)
+    with pytest.raises(ValueError, match="seed = -1"):
+        small.dropout_proba(["a"], 2, seed=-1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from ..inputs import expect
-from ..predictions import Predictions
+from ..predictions import Predictions, json_facts, texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Generations:
                                  ("token_entropies", float, 2), ("variants", str, 2), ("samples", str, 3),
                                  ("loglikelihoods", float, 3), ("p_true", float, 1), ("ids", str, 1)):
             if (value := getattr(self, name)) is not None:
-                value = np.asarray(value).astype(kind)
+                value = _numbers(name, value) if kind is float else texts(name, value, only_text=name != "ids")
                 expect(value.ndim == axes and len(value) == n and value.size, f"{name} has shape {value.shape}, "
                        f"expected {axes} axes, the first of N = {n}: give one entry per question")
                 object.__setattr__(self, name, value)
@@ -58,6 +60,9 @@ class Generations:
                and np.array_equal(ended, np.isnan(self.token_entropies)),
                "token_logprobs and token_entropies need at least one number per answer, both NaN after its last token")
         self._expect_logprobs("token_logprobs", self.token_logprobs[~ended])
+        told = self.token_entropies[~ended]
+        expect((np.isfinite(told) & (told >= -1e-9)).all(), "token_entropies holds negative or infinite numbers: give "
+               "entropies in nats")
         expect((self.samples is None) == (self.loglikelihoods is None), "give samples and loglikelihoods together")
         if self.samples is not None:
             places = 1 + (0 if self.variants is None else self.variants.shape[1])
@@ -69,6 +74,7 @@ class Generations:
                    "was drawn has positive probability; look for overflow in the model's logits")
         expect(self.p_true is None or ((self.p_true >= 0) & (self.p_true <= 1)).all(),
                "p_true holds numbers outside [0, 1]: give probabilities")
+        object.__setattr__(self, "meta", json_facts(self.meta))
 
     def _expect_logprobs(self, name, values):
         expect((values <= 1e-9).all(), f"{name} holds numbers above 0, or NaN: give logarithms of probabilities")
@@ -83,14 +89,22 @@ class Generations:
                + ("p_true=True" if name == "p_true" else "m >= 1"))
         return value
 
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the questions, greedy answers and samples, which clusters of them keep."""
+        held = [values.tolist() for values in (self.questions, self.answers, self.require("samples"))]
+        return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
+
     def distribution(self, clusters: "Clusters", weighting: str = "frequency") -> np.ndarray:
         """(N, K + 1, C) distribution over meaning clusters at x and at its variants, C = the most clusters + 1.
 
         weighting : "frequency", the shares of the M samples, or "likelihood", the summed probability of the distinct
-        answers in a cluster, normalised over clusters. ValueError for another one.
+        answers in a cluster, normalised over clusters. ValueError for another one, and for clusters of other answers.
         """
         expect(weighting in ("frequency", "likelihood"),
                f"weighting = {weighting!r}: choose 'frequency' or 'likelihood'")
+        expect(clusters.digest in (None, self.digest) and clusters.samples.shape == self.samples.shape,
+               "these clusters belong to other Generations: call sua.meaning_clusters on these")
         samples, weights = self.require("samples"), np.ones(self.require("samples").shape)
         if weighting == "likelihood":
             equal = samples[..., :, None] == samples[..., None, :]
@@ -128,17 +142,38 @@ class Generations:
             raise ValueError(f"{path} holds no Generations: load it with Predictions.load") from None
 
 
+def _numbers(name, values):
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not a rectangular array of numbers ({error}): pad short rows with NaN") from None
+
+
 @dataclass(frozen=True, eq=False)
 class Clusters:
     """Meaning clusters of Generations, shared by a question and its variants; the greedy answer's cluster is 0.
 
     samples : (N, K + 1, M) cluster of each sample. counts : (N,) number of clusters of each question.
     correct : (N, C) bool, True where a cluster holds a gold answer, C = the most clusters + 1; None without gold.
+    digest : that of the Generations they belong to, or None where it is not known.
+    ValueError for shapes or numbers that do not fit each other.
     """
 
     samples: np.ndarray
     counts: np.ndarray
     correct: np.ndarray | None = None
+    digest: str | None = None
+
+    def __post_init__(self):
+        samples, counts = np.asarray(self.samples), np.asarray(self.counts)
+        for name, value, axes in (("samples", samples, 3), ("counts", counts, 1)):
+            expect(value.ndim == axes and value.size and np.issubdtype(value.dtype, np.integer), f"{name} has shape "
+                   f"{value.shape} and dtype {value.dtype}: give integers with {axes} axes")
+        expect(len(counts) == len(samples) and (samples >= 0).all() and (samples < counts[:, None, None]).all(),
+               "samples names clusters outside 0..counts - 1: number the clusters of each question from 0")
+        shape = len(counts), int(counts.max()) + 1
+        expect(self.correct is None or np.shape(self.correct) == shape, lambda: f"correct has shape "
+               f"{np.shape(self.correct)}, expected {shape}: one column per cluster and one for none of these")
 
     @property
     def is_error(self) -> np.ndarray:

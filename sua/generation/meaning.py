@@ -10,7 +10,8 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from ..inputs import expect
+from ..inputs import expect, whole
+from ..predictions import distributions, model_rows
 from .answers import Clusters, Generations
 
 Triple = tuple[str, str, str]  # a question and two answers to it
@@ -46,12 +47,14 @@ class Entailment:
     """
 
     def __init__(self, model, column: int):
-        self.model, self.column, self._known = model, column, {}
+        self.model, self._known = model, {}
+        self.column = whole("column", column, 0, "give the place of entailment among the model's classes")
 
     def _probs(self, pairs):
         if new := [pair for pair in dict.fromkeys(pairs) if pair not in self._known]:
-            probs = self.model.predict_proba(new)
-            expect(0 <= self.column < probs.shape[1], lambda: f"column = {self.column}, but the NLI model gives "
+            probs = model_rows(getattr(self.model, "name", "NLI"), self.model.predict_proba(new), len(new))
+            probs = distributions("output of the NLI model", probs, ndim=2)
+            expect(self.column < probs.shape[1], lambda: f"column = {self.column}, but the NLI model gives "
                    f"{probs.shape[1]} classes: name the one of entailment")
             self._known.update(zip(new, probs))
         return np.array([self._known[pair] for pair in pairs])
@@ -74,18 +77,32 @@ def cluster(answers: Sequence[Sequence[str]], questions: Sequence[str],
     """For each question the cluster of each of its answers, numbered by first appearance.
 
     Each answer joins the first cluster whose first member it is equivalent to, or founds one (Kuhn et al., ICLR 2023).
-    All questions' comparisons with their r-th founder are one call of `equivalent`.
+    All questions' comparisons with their r-th founder are one call of `equivalent`. ValueError unless it gives one
+    bool per triple.
     """
     unplaced, place = [list(dict.fromkeys(row)) for row in answers], [{} for _ in answers]
     number = 0
     while any(unplaced):
         triples = [(question, row[0], other) for question, row in zip(questions, unplaced) for other in row[1:]]
-        joins = iter(equivalent(triples) if triples else ())
+        joins = iter(_verdicts(equivalent, triples) if triples else ())
         for i, row in enumerate(unplaced):
             place[i].update({other: number for j, other in enumerate(row) if j == 0 or next(joins)})
             unplaced[i] = [other for other in row if other not in place[i]]
         number += 1
     return [np.array([of[answer] for answer in row]) for of, row in zip(place, answers)]
+
+
+def _verdicts(equivalent, triples):
+    """What it says of each triple, (n,) bool; NaN, another length and anything but True and False are refused."""
+    found = np.asarray(equivalent(triples))
+    expect(found.shape == (len(triples),) and found.dtype.kind in "biuf" and np.isin(found, (0, 1)).all(),
+           lambda: f"equivalent returned {_short(found)} for {len(triples)} triples: return one bool for each")
+    return found.astype(bool)
+
+
+def _short(array):
+    odd = array[~np.isin(array, (0, 1))].ravel()[:1].tolist() if array.dtype.kind in "biuf" else []
+    return f"shape {array.shape}, dtype {array.dtype}" + (f", with {odd[0]}" if odd else "")
 
 
 def meaning_clusters(generations: Generations, equivalent: Callable[[list[Triple]], np.ndarray],
@@ -94,7 +111,8 @@ def meaning_clusters(generations: Generations, equivalent: Callable[[list[Triple
 
     equivalent : SameText(...), an Entailment, or another function of triples (question, answer, answer) -> (n,) bool.
     gold : for each question its gold answer with aliases. They do not shape the clusters: a cluster holds a gold
-    answer if its first member is equivalent to one. ValueError unless there is a non-empty list for each question.
+    answer if its first member is equivalent to one. ValueError unless there is a non-empty list of texts for each
+    question, and for an equivalence that does not give one bool per triple.
     """
     expect(callable(equivalent) and not isinstance(equivalent, type), lambda: f"equivalent = {equivalent!r}: give a "
            "function of triples (question, answer, answer), such as sua.SameText()")
@@ -105,14 +123,16 @@ def meaning_clusters(generations: Generations, equivalent: Callable[[list[Triple
     if gold is not None:
         expect(len(gold) == len(generations), f"gold has {len(gold)} entries, there are {len(generations)} questions")
         for i, texts in enumerate(gold):
-            expect(not isinstance(texts, str) and len(texts), f"gold[{i}] = {texts!r}: give a list of answers")
+            expect(isinstance(texts, (list, tuple, np.ndarray)) and len(texts) and all(isinstance(text, str) for text in
+                   texts), lambda: f"gold[{i}] = {texts!r}: give a list of answers, each a text")
         founders = [[row[i] for i in np.unique(place, return_index=True)[1]] for row, place in zip(answers, places)]
         asked = [(i, c, (question, founder, text)) for i, question in enumerate(generations.questions)
                  for c, founder in enumerate(founders[i]) for text in gold[i]]
         correct = np.zeros((len(counts), counts.max() + 1), dtype=bool)
-        for (i, c, _), holds in zip(asked, equivalent([triple for *_, triple in asked])):
+        for (i, c, _), holds in zip(asked, _verdicts(equivalent, [triple for *_, triple in asked])):
             correct[i, c] |= holds
-    return Clusters(np.array([place[1:] for place in places]).reshape(samples.shape), counts, correct)
+    return Clusters(np.array([place[1:] for place in places]).reshape(samples.shape), counts, correct,
+                    generations.digest)
 
 
 def rouge_l(a: str, b: str) -> float:
@@ -138,12 +158,15 @@ def similarities(generations: Generations, similarity: Callable[[list[Triple]], 
     """(N, M + 1, M + 1) symmetric similarities of the greedy answer (index 0) and the samples at x; 1 for equal ones.
 
     similarity : `rouge`, an Entailment's `similarity`, or another function of triples (question, answer, answer) ->
-    (n,) numbers in [0, 1]; it gets each distinct pair once.
+    (n,) numbers in [0, 1]; it gets each distinct pair once. ValueError if it gives anything else.
     """
     answers = [[answer, *drawn] for answer, drawn in zip(generations.answers, generations.require("samples")[:, 0])]
     pairs = [[(question, *pair) for pair in combinations(sorted(set(row)), 2)]
              for question, row in zip(generations.questions, answers)]
     triples = list(dict.fromkeys(triple for row in pairs for triple in row))
-    known = dict(zip(triples, similarity(triples))) if triples else {}
+    found = np.asarray(similarity(triples) if triples else (), dtype=float)
+    expect(found.shape == (len(triples),) and ((found >= -1e-9) & (found <= 1 + 1e-9)).all(), lambda: "similarity "
+           f"returned shape {found.shape} for {len(triples)} triples, or numbers outside [0, 1]: return one for each")
+    known = dict(zip(triples, found))
     return np.array([[[1.0 if a == b else known[question, min(a, b), max(a, b)] for a in row] for b in row]
                      for question, row in zip(generations.questions, answers)])

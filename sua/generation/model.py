@@ -176,7 +176,7 @@ class GenerativeLM:
         lengths = (~logprobs.isnan()).sum(1).tolist()
         texts = self.tokenizer.batch_decode([row[:n] for row, n in zip(tokens.tolist(), lengths)],
                                             skip_special_tokens=True)
-        rows = iter([(text.split("\n")[0].strip(), lp[:n], h[:n]) for text, lp, h, n in
+        rows = iter([(text.split("\n")[0].replace("\0", "\ufffd").strip(), lp[:n], h[:n]) for text, lp, h, n in
                      zip(texts, logprobs.cpu().numpy(), entropies.cpu().numpy(), lengths)])
         return [[next(rows) for _ in range(count)] for count in of_prompt.bincount().tolist()]
 

@@ -11,7 +11,7 @@ from typing import Sequence
 
 import numpy as np
 
-from ..inputs import Input, distinct
+from ..inputs import Input, distinct, expect_seed, whole
 from .common import on_device, padded, progress, quiet, wide, within_memory
 
 MAX_LENGTH = 128
@@ -24,7 +24,7 @@ class EncoderClassifier:
     fit into memory is halved. Results do not depend on batch size, order or padding beyond float rounding.
     With `cache`, a folder for this model's weights alone, outputs are kept and not computed twice.
 
-    batch_size : inputs per forward pass. max_length : tokens at which a row is cut.
+    batch_size : inputs per forward pass. max_length : tokens at which a row is cut. ValueError for either below 1.
     """
 
     rows_per_input = 1  # rows of the network's batch that one input takes
@@ -33,7 +33,9 @@ class EncoderClassifier:
     def __init__(self, model, tokenizer, batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
                  cache: Path | None = None):
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.batch_size, self.max_length, self.cache = batch_size, max_length, cache
+        self.batch_size = whole("batch_size", batch_size, 1, "give at least 1")
+        self.max_length = whole("max_length", max_length, 1, "give at least 1")
+        self.cache = cache
         self.name = name or type(model).__name__
 
     @property
@@ -72,12 +74,12 @@ class EncoderClassifier:
         """(N, T, C) probabilities of T = `passes` stochastic passes with dropout on (Gal and Ghahramani, ICML 2016).
 
         Equal inputs get equal draws. The draws follow from the seed, the batch size and the set of inputs, whatever
-        its order; torch's own generator is left as it was. ValueError for passes < 1.
+        its order; torch's own generator is left as it was. ValueError for passes < 1 or a negative seed.
         """
         import torch
 
-        if passes < 1:
-            raise ValueError(f"passes = {passes}: dropout needs at least one stochastic pass")
+        whole("passes", passes, 1, "dropout needs at least one stochastic pass")
+        expect_seed(seed)
         read = lambda batch: {"probs": torch.stack([self._probs(batch) for _ in range(passes)], 1)}
         return self._collect(f"dropout {passes} {seed}", inputs, read, seed)["probs"]
 

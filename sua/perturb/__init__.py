@@ -6,8 +6,8 @@ they are found in KERNELS.
 """
 
 from ..inputs import LETTERS, Input, has_options, lettered, option_columns
-from .audit import audit
-from .kernel import RETRIES, Perturbation, given, mixture, on_first, variants
+from .audit import Audit, audit
+from .kernel import RETRIES, Perturbation, given, mixture, on_first, repeats, variants
 from .prompts import FRAMING, OPTION_ORDER, instructions
 from .text import SURFACE, TYPOS, synonyms
 

@@ -9,7 +9,7 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ..inputs import Input
+from ..inputs import Input, expect_seed, whole
 
 RETRIES = 8  # draws until a variant differs from x; some texts offer a kernel nothing to change
 
@@ -19,10 +19,14 @@ class Perturbation:
     """A kernel: `rewrite(input, rng)` draws one variant of a whole input.
 
     Build from a rewriter of plain texts with `of_text`, which leaves the other texts of a tuple as they are.
+
+    others : input -> the exact number of variants that differ from it, where it is known. Then no variant is drawn
+    twice before all of them have been, and after that they repeat in turn.
     """
 
     name: str
     rewrite: Callable[[Input, np.random.Generator], Input]
+    others: Callable[[Input], int] | None = None
 
     @classmethod
     def of_text(cls, name: str, rewrite: Callable[[str, np.random.Generator], str]) -> "Perturbation":
@@ -38,9 +42,11 @@ class Perturbation:
 
     def sample(self, example: Input, k: int, rng: np.random.Generator) -> list[Input]:
         """k variants of one input, each different from it where the kernel finds something to change."""
-        if k < 1:
-            raise ValueError(f"K = {k}: draw at least one variant per input")
-        return [self._changed(example, rng) for _ in range(k)]
+        whole("K", k, 1, "draw at least one variant per input")
+        if self.others is None:
+            return [self._changed(example, rng) for _ in range(k)]
+        drawn = self._distinct(example, min(k, self.others(example)), rng) or [example]
+        return [drawn[i % len(drawn)] for i in range(k)]
 
     def _changed(self, example, rng):
         for _ in range(RETRIES):
@@ -49,15 +55,34 @@ class Perturbation:
                 break
         return variant
 
+    def _distinct(self, example, count, rng):
+        drawn = []
+        while len(drawn) < count:
+            variant = self.rewrite(example, rng)
+            if variant != example and variant not in drawn:
+                drawn.append(variant)
+        return drawn
+
 
 def variants(inputs: Sequence[Input], perturbation: Perturbation, k: int, seed: int = 0) -> list[list[Input]]:
-    """k variants of each input; equal inputs get equal variants, whatever the order of the inputs."""
+    """k variants of each input; equal inputs get equal variants, whatever the order of the inputs.
+
+    ValueError unless k >= 1 and seed >= 0 are whole numbers.
+    """
+    whole("K", k, 1, "draw at least one variant per input")
+    expect_seed(seed)
     return [list(row) for row in _variants(tuple(inputs), perturbation, k, seed)]
 
 
 @lru_cache(maxsize=8)  # many models are asked about the same inputs
 def _variants(inputs, perturbation, k, seed):
     return [perturbation.sample(x, k, np.random.default_rng([seed, zlib.crc32(repr(x).encode())])) for x in inputs]
+
+
+def repeats(inputs: Sequence[Input], drawn: Sequence[Sequence[Input]]) -> tuple[int, int]:
+    """How many variants equal their input, and how many an earlier variant of it: neither says anything new."""
+    copies = sum(row.count(x) for x, row in zip(inputs, drawn))
+    return copies, sum(map(len, drawn)) - copies - sum(len({*row} - {x}) for x, row in zip(inputs, drawn))
 
 
 def mixture(*perturbations: Perturbation) -> Perturbation:
@@ -78,7 +103,7 @@ def given(groups: Mapping[Input, Sequence[Input]], name: str = "given") -> Pertu
     """Variants that a data set itself supplies: one of the other members of x's group, drawn uniformly."""
 
     def rewrite(example, rng):
-        if example not in groups:
+        if not groups.get(example):
             raise ValueError(f"the data set gives no variants of {example!r}: perturb only the inputs it lists")
         return groups[example][rng.integers(len(groups[example]))]
 

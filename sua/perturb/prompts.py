@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from typing import Sequence
 
-from ..inputs import has_options
+from ..inputs import expect, has_options
 from .kernel import Perturbation
 
 
@@ -46,11 +48,23 @@ def instructions(templates: Sequence[str], name: str = "instructions") -> Pertur
     return Perturbation(name, rewrite)
 
 
+def _options(example):
+    expect(has_options(example), lambda: f"{example!r} has no options to reorder: give a tuple (question, option_1, "
+           "option_2, ...)")
+    return example[1:]
+
+
 def _reordered(example, rng):
-    if not has_options(example):
-        raise ValueError(f"{example!r} has no options to reorder: give a tuple (question, option_1, option_2, ...)")
-    return example[0], *(example[1 + i] for i in rng.permutation(len(example) - 1))
+    options = _options(example)
+    return example[0], *(options[i] for i in rng.permutation(len(options)))
+
+
+def _other_orders(example):
+    """How many orders differ from its own, n! / (m_1! m_2! ...) - 1, where m_i options have the same text."""
+    options = _options(example)
+    same = math.prod(math.factorial(m) for m in Counter(options).values())
+    return math.factorial(len(options)) // same - 1
 
 
 # the same options in another order; prediction and training map what comes of it back onto the order of x
-OPTION_ORDER = Perturbation("option_order", _reordered)
+OPTION_ORDER = Perturbation("option_order", _reordered, _other_orders)

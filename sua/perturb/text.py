@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from typing import Sequence
 
+from ..inputs import expect
 from .kernel import Perturbation
 
 
 def synonyms(groups: Sequence[Sequence[str]], rate: float = 0.5, name: str = "synonyms") -> Perturbation:
     """Each word that has a group is redrawn, with probability `rate`, uniformly from its group.
 
-    Uniform redraws make the kernel reversible, so (x, x') is an exchangeable pair.
+    Uniform redraws make the kernel reversible, so (x, x') is an exchangeable pair. ValueError for a rate outside
+    [0, 1].
     """
+    expect(0 <= rate <= 1, f"rate = {rate}: give a probability in [0, 1]")
     group_of = {word: group for group in groups for word in group}
 
     def rewrite(text, rng):
@@ -37,13 +40,15 @@ def _typo(text, rng):
     if not words:
         return text
     count = min(len(words), max(1, len(text.split()) // WORDS_PER_TYPO))
+    parts, after = [], len(text)
     for start, end in sorted((words[i] for i in rng.choice(len(words), count, replace=False)), reverse=True):
         at = int(rng.integers(start + 1, end - 2))  # first and last letters carry most of a word's identity
         a, b = text[at], text[at + 1]
         near = _NEIGHBOURS[a.lower()]
         slip = [near[rng.integers(len(near))] + b, b + a, a + a + b, b][rng.integers(4)]
-        text = text[:at] + slip + text[at + 2:]
-    return text
+        parts += [text[at + 2:after], slip]
+        after = at
+    return "".join([text[:after], *reversed(parts)])
 
 
 _CONTRACTIONS = [("do not", "don't"), ("does not", "doesn't"), ("did not", "didn't"), ("is not", "isn't"),
@@ -56,7 +61,13 @@ _LONG = {short: long for long, short in _CONTRACTIONS if not short.endswith("'s"
 
 def _swap_words(table):
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, table)) + r")\b", re.IGNORECASE)
-    return lambda text: pattern.sub(lambda match: table[match.group().lower()], text)
+    # case is ignored for "\u0130" and "\u017f" too, which lower() does not turn into the table's letters
+    return lambda text: pattern.sub(lambda match: table.get(match.group().lower(), match.group()), text)
+
+
+def _without_stop(text):
+    bare = text.rstrip()
+    return bare[:-1].rstrip() or text if bare.endswith(".") else text
 
 
 _SURFACE = [
@@ -64,9 +75,9 @@ _SURFACE = [
     _swap_words(_LONG),
     str.lower,
     lambda text: text[:1].upper() + text[1:],
-    lambda text: re.sub(r"\s*\.\s*$", "", text) or text,
+    _without_stop,
     lambda text: re.sub(r"(?<=\w)\s*$", " .", text, count=1),
-    lambda text: re.sub(r"\s+([,.;:!?])", r"\1", text),
+    lambda text: re.sub(r"(?<!\s)\s+([,.;:!?])", r"\1", text),  # tried once per run of spaces: linear
     lambda text: re.sub(r"(?<=\w)([,.;:!?])(?!\S)", r" \1", text),
 ]
 

@@ -154,8 +154,9 @@ def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
             raise ValueError(f"score {name!r} is fitted: give calibration=Predictions of other items, with labels")
         shared = np.intersect1d(calibration.ids, predictions.ids)
         if len(shared):
-            raise ValueError(f"calibration and scored items share {len(shared)} ids ({shared[0]!r}, ...): choose "
-                             "parameters on one split and score another, and give ids that tell the items apart")
+            raise ValueError(f"calibration and scored items share {len(shared)} ids ({str(shared[0])!r}, ...): choose "
+                             "parameters on one split and score another; if these are different items, give them "
+                             "different ids: sua.predict(..., ids=[...])")
     known = list(inspect.signature(entry.function).parameters)[1:]
     unknown = sorted(set(parameters) - set(known))
     expect(not unknown, lambda: f"score {name!r} has no parameter {unknown[0]!r}; it takes "

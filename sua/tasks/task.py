@@ -10,7 +10,7 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..inputs import Input
+from ..inputs import Input, expect
 from ..perturb import KERNELS, OPTION_ORDER, Perturbation, mixture, on_first
 
 SPLITS = ("train", "validation", "calibration", "test")
@@ -18,7 +18,10 @@ SPLITS = ("train", "validation", "calibration", "test")
 
 @dataclass(frozen=True)
 class Task:
-    """Named splits of labelled inputs, the kernels that keep their meaning, and where the rows came from."""
+    """Named splits of labelled inputs, the kernels that keep their meaning, and where the rows came from.
+
+    ValueError where a label of a split is not the place of one of `label_names`.
+    """
 
     name: str
     splits: DatasetDict
@@ -27,13 +30,23 @@ class Task:
     source: Mapping[str, object] = field(default_factory=dict)
     p_star: Callable[[Sequence[Input]], np.ndarray] | None = None
 
+    def __post_init__(self):
+        expect(not isinstance(self.label_names, str), lambda: f"label_names = {self.label_names!r}: give a tuple of "
+               "names")
+        for split, rows in self.splits.items():
+            labels = np.unique(rows["label"][:]) if "label" in rows.column_names else np.array([0])
+            wrong = labels[(labels < 0) | (labels >= self.n_classes)]
+            expect(not wrong.size, lambda: f"split {split!r} of task {self.name!r} has the label {wrong[0]}, but there "
+                   f"are {self.n_classes} label_names, for 0..{self.n_classes - 1}: {', '.join(self.label_names)}")
+
     @property
     def n_classes(self) -> int:
         return len(self.label_names)
 
     def __getitem__(self, split: str) -> Dataset:
         if split not in self.splits:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise ValueError(f"task {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}: "
+                             f"write task[{next(iter(self.splits))!r}]")
         return self.splits[split]
 
     def perturbation(self, names: str | Sequence[str]) -> Perturbation:
@@ -51,7 +64,7 @@ class Task:
     @property
     def is_multiple_choice(self) -> bool:
         """Whether the classes are the options that each input brings along."""
-        return "options" in self.splits["train"].column_names
+        return "options" in next(iter(self.splits.values())).column_names
 
     @property
     def digest(self) -> str:

@@ -352,7 +352,7 @@ def test_what_is_missing_is_named(model, tokenizer):
         r"SameText.*such as sua.SameText\(\)": lambda: meaning_clusters(single, SameText),
         "M = 1": lambda: generation_score(single, "lexical_similarity"),
         "'share'": lambda: single.distribution(meaning_clusters(single, SameText()), "share"),
-        "give gold": lambda: Clusters(np.zeros((1, 1, 1)), np.ones(1)).is_error,
+        "give gold": lambda: Clusters(np.zeros((1, 1, 1), int), np.ones(1, int)).is_error,
         "gold has 2 entries": lambda: meaning_clusters(single, SameText(), [["a"], ["b"]]),
         r"gold\[0\] = 'a'": lambda: meaning_clusters(single, SameText(), ["a"]),
         "column = 3": lambda: Entailment(CallableModel(nli), 3)([("where?", "paris", "rome")]),
@@ -367,3 +367,80 @@ def test_what_is_missing_is_named(model, tokenizer):
     }.items():
         with pytest.raises(ValueError, match=message):
             action()
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"answers": ["a\0"]}, r"answers\[0\] = 'a\\x00' has a NUL"),
+    ({"answers": ["\ud800"]}, r"answers\[0\].*surrogate"),
+    ({"answers": [None]}, r"answers\[0\] = None is not text"), ({"questions": [3]}, r"questions\[0\] = 3 is not text"),
+    ({"samples": np.array([[["a", "b\udfff"]]], dtype=object), "loglikelihoods": [[[-1.0, -1.0]]]},
+     r"samples\[0, 0, 1\].*surrogate"),
+    ({"ids": ["q\0"]}, r"ids\[0\].*NUL"), ({"token_logprobs": [["x", "y"]]}, "token_logprobs is not a rectangular"),
+    ({"token_entropies": [[1.0, -3.0]]}, "token_entropies holds negative"),
+    ({"token_entropies": [[1.0, np.inf]]}, "token_entropies holds negative or infinite"),
+    ({"meta": {"when": {1}}}, r"meta\['when'\] cannot be written as JSON")])
+def test_generations_refuse_what_no_file_can_hold(given, said):
+    with pytest.raises(ValueError, match=said):
+        handmade(["a", "b"], **given)
+
+
+@pytest.mark.parametrize("returned, said", [
+    (lambda n: np.full((n, 3), np.nan), "nan is not a finite"), (lambda n: np.full((n, 3), 0.5), "sums to 1.5"),
+    (lambda n: np.full((3, n), 1 / 3), r"returned shape \(3, \d\)"),
+    (lambda n: np.full((n - 1, 3), 1 / 3), "returned shape"), (lambda n: np.full(n, 0.5), "returned shape")])
+def test_an_entailment_model_is_checked(returned, said):
+    model = type("Model", (), {"predict_proba": lambda self, pairs: returned(len(pairs))})()
+    for call in (Entailment(model, 2), Entailment(model, 2).similarity):
+        with pytest.raises(ValueError, match=said):
+            call([("q", "a", "b"), ("q", "a", "c")])
+    for column in (-1, 0.5, None):
+        with pytest.raises(ValueError, match=f"column = {column}: give the place of entailment"):
+            Entailment(model, column)
+
+
+@pytest.mark.parametrize("returned, said", [
+    (lambda n: [True] * (n + 1), "for 3 triples: return one bool"), (lambda n: [True] * (n - 1), "for 3 triples"),
+    (lambda n: [float("nan")] * n, "with nan for 3 triples"), (lambda n: [0.7] * n, "with 0.7 for 3 triples"),
+    (lambda n: ["yes"] * n, "for 3 triples"), (lambda n: True, "for 3 triples"),
+    (lambda n: [[True]] * n, "for 3 triples")])
+def test_an_equivalence_gives_one_bool_per_triple(returned, said):
+    with pytest.raises(ValueError, match=said):
+        meaning_clusters(handmade(DISTINCT), lambda triples: returned(len(triples)))
+    with pytest.raises(ValueError, match="triples: return one bool"):  # of gold answers
+        meaning_clusters(handmade(EQUAL), lambda triples: returned(len(triples)), [["c", "d", "e"]])
+
+
+@pytest.mark.parametrize("returned", [lambda n: [np.nan] * n, lambda n: [2.0] * n, lambda n: [0.5] * (n - 1),
+                                      lambda n: 0.5])
+def test_a_similarity_gives_one_share_per_triple(returned):
+    with pytest.raises(ValueError, match="for 6 triples, or numbers outside"):
+        similarities(handmade(DISTINCT), lambda triples: returned(len(triples)))
+
+
+def test_clusters_of_other_generations_are_refused(tmp_path):
+    ours, others = handmade(DISTINCT), handmade(["b", "b", "c", "c"], answers=["b"])
+    clusters = meaning_clusters(others, SameText())
+    for use in (ours.distribution, ours.predictions, lambda c: generation_score(ours, "semantic_entropy", c)):
+        with pytest.raises(ValueError, match="clusters belong to other Generations: call sua.meaning_clusters"):
+            use(clusters)
+    again = Generations.load(others.save(tmp_path / "g.parquet"))
+    assert (again.distribution(clusters) == others.distribution(clusters)).all()  # a copy with the same answers
+    by_hand = Clusters(clusters.samples, clusters.counts)
+    assert (others.distribution(by_hand) == others.distribution(clusters)).all()
+    with pytest.raises(ValueError, match="other Generations"):
+        handmade(["b", "b", "c"]).distribution(by_hand)
+
+
+@pytest.mark.parametrize("given, said", [
+    (([[[0, 2]]], [2]), "outside 0..counts - 1"), (([[[0, -1]]], [2]), "outside 0..counts - 1"),
+    (([[[0.0, 1.0]]], [2]), "samples has shape .* dtype float64"), (([[0, 1]], [2]), r"samples has shape \(1, 2\)"),
+    (([[[0, 1]]], [2, 2]), "outside 0..counts"), (([[[0, 1]]], [2], [[True, False]]), r"correct has shape \(1, 2\)")])
+def test_clusters_fit_together(given, said):
+    with pytest.raises(ValueError, match=said):
+        Clusters(*map(np.array, given))
+
+
+@pytest.mark.parametrize("texts", [[], [None], [3], "a", {"a": "b"}, [["a"]]])
+def test_gold_answers_are_lists_of_texts(texts):
+    with pytest.raises(ValueError, match=r"gold\[0\] = .*give a list of answers"):
+        meaning_clusters(handmade(EQUAL), SameText(), [texts])

@@ -1,16 +1,22 @@
 """Kernels keep what they promise on any text, are functions of (seed, input) alone, and the audit counts right."""
 
+import hashlib
+import json
 import re
-from itertools import product
+import time
+from itertools import permutations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import chisquare
 
-from sua import load_task, perturb
-from sua.perturb import (KERNELS, OPTION_ORDER, Perturbation, audit, mixture, synonyms, text as text_kernels,
+from sua import load_task, perturb, worlds
+from sua.inputs import inputs
+from sua.perturb import (KERNELS, OPTION_ORDER, Perturbation, audit, mixture, repeats, synonyms, text as text_kernels,
                          variants)
 
 WORDS = [*"it is not do don't isn't i am You are cannot can't it's they're that there was The film WONDERFUL".split(),
@@ -199,3 +205,163 @@ def test_audit_knows_options_by_their_text():
     questions = [(f"q{i}", "wrong", "right", "other") for i in range(20)]
     assert audit(OPTION_ORDER, questions, label) == 1
     assert audit(Perturbation("swap", lambda x, rng: (x[0], "right", "right", "other")), questions, label) == 0
+
+
+def test_draws_are_those_that_models_were_trained_on():
+    """Recorded draws: a digest of four variants of each of 60 inputs, and the first of them to read."""
+    recorded = json.loads((Path(__file__).parents[1] / "fixtures" / "draws.json").read_text(encoding="utf-8"))
+    for name in worlds.WORLDS:
+        task = load_task(name, {"train": 1, "validation": 1, "calibration": 1, "test": 60})
+        for kernel in (*task.kernels, *KERNELS):
+            drawn = variants(inputs(task["test"]), task.perturbation(kernel), 4, seed=3)
+            said = recorded.pop(f"{name}/{kernel}")
+            assert json.loads(json.dumps(drawn[0][0])) == said["first"]
+            assert hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:16] == said["digest"], (name, kernel)
+    assert not recorded
+
+
+@pytest.mark.parametrize("text", ["\u0130t is fine", "\u0131t is", "It i\u017f", "DO NOT panic, \u0130t i\u017f."])
+def test_letters_that_only_case_folding_knows_pass_the_surface_kernel(text):
+    drawn = KERNELS["surface"].sample(text, 200, np.random.default_rng(0))
+    assert all(variant.strip() for variant in drawn) and len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(text=st.text(min_size=1).filter(str.strip), seed=SEEDS)
+def test_any_text_has_variants(name, text, seed):
+    assert all(variant.strip() for variant in variants([text], ALL[name], 3, seed)[0])
+
+
+@given(st.text(" .,!a\n\t\x1c\x85\u2003", max_size=12))
+def test_quick_changes_are_those_of_the_plain_patterns(text):
+    assert text_kernels._without_stop(text) == (re.sub(r"\s*\.\s*$", "", text) or text)
+    assert text_kernels._SURFACE[6](text) == re.sub(r"\s+([,.;:!?])", r"\1", text)
+
+
+def seconds(change, text):
+    def once():
+        start = time.perf_counter()
+        change(text, np.random.default_rng(0))
+        return time.perf_counter() - start
+    return min(once() for _ in range(3))
+
+
+def surface_change(i):
+    def change(text, rng):
+        return text_kernels._SURFACE[i](text)
+    return change
+
+
+@pytest.mark.parametrize("change", [text_kernels._typo, KERNELS["framing"].rewrite, SYNONYMS.rewrite,
+                                    *map(surface_change, range(8))], ids=lambda change: change.__qualname__)
+@pytest.mark.parametrize("unit, n", [(" ", 3000), (" .", 3000), ("words ", 8000), ("a", 3000)])
+def test_time_grows_as_the_text_does(change, unit, n):
+    """16 times the length: about 16 times the time where it is linear, 256 where it is quadratic."""
+    assert seconds(change, 16 * n * unit + "x") < 80 * max(seconds(change, n * unit + "x"), 1e-5)
+
+
+def test_a_rate_is_a_probability():
+    for rate in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=f"rate = {rate}: give a probability"):
+            synonyms(GROUPS, rate)
+
+
+@pytest.mark.parametrize("given, said", [({"k": 1.5}, "K = 1.5: draw"), ({"k": "4"}, "K = '4': draw"),
+                                         ({"k": -1}, "K = -1: draw"), ({"k": 2, "seed": -1}, "seed = -1: give"),
+                                         ({"k": 2, "seed": None}, "seed = None: give")])
+def test_counts_and_seeds_are_whole_numbers(given, said):
+    with pytest.raises(ValueError, match=said):
+        variants(["a text"], KERNELS["typos"], **given)
+    drawn = variants(["a text"], KERNELS["typos"], 2, 3)
+    assert variants(["a text"], KERNELS["typos"], np.int64(2), np.int64(3)) == drawn
+
+
+@pytest.mark.parametrize("options", ["ab", "abc", "abcd", "aab", "aabb", "aaa"])
+def test_orders_are_all_drawn_before_one_comes_again(options):
+    x = ("q", *options)
+    others = {("q", *order) for order in permutations(options)} - {x}
+    for seed in range(20):
+        drawn = variants([x], OPTION_ORDER, 2 * len(others) + 1, seed)[0]
+        if not others:
+            assert drawn == [x]
+            continue
+        assert {*drawn[:len(others)]} == others and drawn[:len(others)] == drawn[len(others):-1]
+        assert drawn[-1] == drawn[0]
+
+
+def test_orders_are_drawn_uniformly():
+    drawn = [variants([("q", *"abc")], OPTION_ORDER, 2, seed)[0] for seed in range(2000)]
+    pairs = [drawn.count([("q", *first), ("q", *second)]) for first, second in
+             permutations([order for order in permutations("abc") if order != tuple("abc")], 2)]
+    assert sum(pairs) == 2000 and chisquare(pairs).pvalue > 1e-4
+
+
+def test_repeats_are_counted():
+    assert repeats(["a", "b"], [["a", "c", "c", "a"], ["c", "d", "c", "c"]]) == (2, 1 + 2)
+    assert repeats(["a"], [["b", "c"]]) == (0, 0)
+
+
+def test_a_group_without_members_is_named():
+    with pytest.raises(ValueError, match="gives no variants of 'a'"):
+        variants(["a"], perturb.given({"a": []}), 1)
+
+
+def kl(a, b):
+    return sum(p * np.log(p / q) for p, q in ((a, b), (1 - a, 1 - b)) if p > 0)
+
+
+def test_an_audit_has_an_interval_and_the_judges_own_flips():
+    """30 inputs, of which the kernel changes six: kept = .8; ends of the interval by another root finder."""
+    texts = [f"{'flip' if i < 6 else 'keep'} {i}" for i in range(30)]
+    shout = Perturbation.of_text("shout", lambda text, rng: text + "!")
+    def judge(asked):
+        return np.eye(2)[[int(text.startswith("flip") and text.endswith("!")) for text in asked]]
+    found = audit(shout, texts, judge, k=2)
+    assert found == float(found) == 0.8 and found.judge_flips == 0 and (found.n, found.k) == (30, 2)
+    assert (found.copies, found.repeats) == (0, 30)
+    def excess(m):
+        return 30 * kl(0.8, m) - np.log(2 / 0.05)
+    np.testing.assert_allclose(found.interval, (brentq(excess, 1e-9, 0.8), brentq(excess, 0.8, 1 - 1e-9)), atol=1e-8)
+    # nothing flips: (1 - high flips)^N = .025, as for Clopper and Pearson
+    np.testing.assert_allclose(found.judge_interval, (0, 1 - 0.025 ** (1 / 30)), atol=1e-8)
+    for part in ("80.0%", "30 inputs", "30 an earlier variant", "Asked twice", "same="):
+        assert part in found.reading
+    assert json.dumps(found) == "0.8"
+
+
+def test_an_audits_interval_covers_the_true_share():
+    """Variants of one input flip together; the true share is 0.7, and misses have probability .05 at most."""
+    rng, missed = np.random.default_rng(5), 0
+    stay = Perturbation.of_text("stay", lambda text, rng: text + "!")
+    for _ in range(200):
+        flips = dict(zip(map(str, range(40)), rng.random(40) < 0.3))
+        found = audit(stay, list(flips), lambda asked: np.eye(2)[[int(x[-1] == "!" and flips[x[:-1]]) for x in asked]])
+        missed += not found.interval[0] <= 0.7 <= found.interval[1]
+    assert missed <= 18  # P(Bin(200, .05) > 18) = .005
+
+
+def test_an_audit_sees_a_judge_that_changes_its_mind_and_one_that_errs_on_rewordings():
+    calls = iter(range(3))
+    moody = audit(KERNELS["framing"], ["a text", "b text"], lambda asked: np.eye(2)[[next(calls) % 2] * len(asked)])
+    assert moody == 1 and moody.judge_flips == 1 and "contradicts itself in 100.0%" in moody.reading
+    same = Perturbation.of_text("same", lambda text, rng: text + " same")
+    changed = Perturbation.of_text("changed", lambda text, rng: text + " changed")
+    texts = [f"{i}" for i in range(100)]
+    def judge(asked):
+        return np.eye(2)[[int("changed" in x or "same" in x and x[0] == "1") for x in asked]]
+    found = audit(changed, texts, judge, same=same)
+    assert found == 0 and found.judge_flips == pytest.approx(0.11) and found.same == "same"
+    assert "Under same, which keeps the meaning, it flips in 11.0%" in found.reading
+    assert "this kernel changes labels" in found.reading
+    assert "may explain" in audit(same, texts, judge, same=same).reading
+
+
+@pytest.mark.parametrize("judge, said", [
+    (lambda asked: np.full((2, len(asked)), 0.5), r"shape \(2, 10\) for 10 inputs"),
+    (lambda asked: np.full(len(asked), 0.5), "return one row per input"),
+    (lambda asked: np.full((len(asked), 2), np.nan), "judge's output.*nan")])
+def test_an_audit_refuses_what_is_no_row_per_input(judge, said):
+    with pytest.raises(ValueError, match=said):
+        audit(KERNELS["framing"], ["a text", "b text"], judge)
+    with pytest.raises(ValueError, match="inputs is empty"):
+        audit(KERNELS["framing"], [], judge)

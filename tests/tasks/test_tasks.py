@@ -293,3 +293,15 @@ def test_clarifications_have_the_form_of_the_inputs():
     assert clarifications(texts) == [["a", "b"], ["c", "d"]]
     pairs = texts.add_column("clarified_pair", [["A", "B"], ["C", "D"]])
     assert clarifications(pairs) == [[("a", "A"), ("b", "B")], [("c", "C"), ("d", "D")]]
+
+
+def test_every_label_has_a_name():
+    def make(labels, names):
+        split = Dataset.from_dict({"text": ["x"] * len(labels), "label": labels})
+        return Task("toy", DatasetDict({"test": split}), names)
+
+    for labels, names, said in (([0, 2], ("a", "b"), "split 'test' of task 'toy' has the label 2, but there are 2"),
+                                ([0, -1], ("a", "b"), "has the label -1"), ([0], "ab", "label_names = 'ab': give")):
+        with pytest.raises(ValueError, match=said):
+            make(labels, names)
+    assert make([0, 1], ("a", "b")).n_classes == 2 and not make([0], ("a", "b")).is_multiple_choice
