@@ -6,7 +6,7 @@ from typing import Callable, Protocol, Sequence, runtime_checkable
 
 import numpy as np
 
-from ..inputs import Input, distinct
+from ..inputs import Input, distinct, expect
 from ..predictions import distributions
 from .common import progress
 
@@ -27,6 +27,7 @@ class CallableModel:
     """
 
     def __init__(self, function: Callable[[list[Input]], Sequence], batch_size: int = 64, name: str = "callable"):
+        expect(batch_size >= 1, f"batch_size = {batch_size}: give at least 1")
         self.function, self.batch_size, self.name = function, batch_size, name
 
     def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
