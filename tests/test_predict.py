@@ -1,5 +1,6 @@
 """Predictions: what is refused and how it is said, what is kept exactly, and the orbits that predict() asks for."""
 
+import io
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from scipy.stats import binom, chisquare
 
 from sua import CallableModel, Predictions, load_task, predict, predictions, score
+from sua.generation import Generations
 from sua.inputs import as_inputs
 from sua.models.tiny import tiny_encoder
 from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, variants
@@ -161,7 +163,7 @@ def test_files_of_schema_1_are_read(tmp_path):
     read = Predictions.load(tmp_path / "old.parquet")
     assert read.probs.tolist() == P and read.perturbed.tolist() == [[p] for p in P[::-1]] and read.dropout is None
     assert read.ids.tolist() == ["a", "b", "c"] and read.meta == {"task": "old"}
-    assert json.loads(pq.read_schema(read.save(tmp_path / "new.parquet")).metadata[b"sua"])["schema"] == 2
+    assert json.loads(pq.read_schema(read.save(tmp_path / "new.parquet")).metadata[b"sua"])["schema"] == 3
 
 
 def test_absent_fields_stay_absent(tmp_path):
@@ -173,14 +175,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = full().save(tmp_path / "p.parquet")
     before = path.read_bytes()
 
-    def fail(table, where):
-        where.write_bytes(b"half")
+    def fail(table, where, **_):
+        where.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(pq, "write_table", fail)
     with pytest.raises(OSError, match="disk full"):
         full(1).save(path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["p.parquet"]
 
 
 def test_load_refuses_foreign_and_newer_files(tmp_path, monkeypatch):
@@ -193,6 +195,77 @@ def test_load_refuses_foreign_and_newer_files(tmp_path, monkeypatch):
         patch.setattr(predictions, "SCHEMA_VERSION", newer)
         path = full().save(tmp_path / "newer.parquet")
     with pytest.raises(ValueError, match=f"schema {newer}.*update sua"):
+        Predictions.load(path)
+
+
+def same(ours, theirs):
+    return ours.meta == theirs.meta and all(
+        getattr(ours, name).tobytes() == getattr(theirs, name).tobytes() for name in FIELDS)
+
+
+def test_no_flipped_bit_loads_as_another_content(tmp_path):
+    before, path = full(), tmp_path / "p.parquet"
+    whole, rng, refused = before.save(path).read_bytes(), np.random.default_rng(0), 0
+    for place in rng.integers(8 * len(whole), size=300):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert same(Predictions.load(path), before), place  # the bit is one that says nothing
+        except ValueError as error:
+            assert type(error) is ValueError and str(path) in str(error)
+            refused += 1
+    assert refused > 150
+
+
+def npz():
+    file = io.BytesIO()
+    np.savez(file, probs=P)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"some text\n", bytes(range(256)) * 40, npz()],
+                         ids=["empty", "magic", "text", "bytes", "npz"])
+def test_foreign_files_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "foreign.parquet"
+    path.write_bytes(content)
+    for kind in (Predictions, Generations):
+        with pytest.raises(ValueError, match="foreign.parquet is damaged, cut or no file of Predictions.save") as error:
+            kind.load(path)
+        assert type(error.value) is ValueError
+    with pytest.raises(FileNotFoundError):
+        Predictions.load(tmp_path / "absent.parquet")
+
+
+def test_a_file_that_was_cut_anywhere_is_refused(tmp_path):
+    path = full().save(tmp_path / "p.parquet")
+    whole = path.read_bytes()
+    for length in np.linspace(1, len(whole) - 1, 40).astype(int):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="p.parquet is damaged, cut") as error:
+            Predictions.load(path)
+        assert type(error.value) is ValueError
+
+
+@pytest.mark.parametrize("header", ["null", "[]", "{}", "[" * 100_000, "\xff", '{"schema": "x"}',
+                                    '{"schema": 2, "meta": {}, "shapes": 3}',
+                                    '{"schema": 2, "meta": {}, "shapes": {"probs": [7, 7]}}',
+                                    '{"schema": 2, "meta": {}, "shapes": {"labels": [3]}}',
+                                    '{"schema": 3, "meta": {}, "shapes": {"probs": [3, 2]}}'],
+                         ids=["null", "list", "empty", "deep", "bytes", "schema", "shapes", "shape", "field", "digest"])
+def test_headers_that_save_did_not_write_are_refused(tmp_path, header):
+    table, path = pa.table({"probs": P}), tmp_path / "p.parquet"
+    pq.write_table(table.replace_schema_metadata({"sua": header.encode("latin-1")}), path)
+    with pytest.raises(ValueError, match="p.parquet is damaged") as error:
+        Predictions.load(path)
+    assert type(error.value) is ValueError
+
+
+def test_generations_are_no_predictions(tmp_path):
+    answered = Generations(["q"], ["a"], [[-1.0]], [[0.5]])
+    path = answered.save(tmp_path / "g.parquet")
+    assert Generations.load(path).answers.tolist() == ["a"]
+    with pytest.raises(ValueError, match="g.parquet holds no Predictions, but .*questions.*Generations.load"):
         Predictions.load(path)
 
 

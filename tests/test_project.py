@@ -4,19 +4,14 @@ and `make reproduce` survives being killed."""
 import ast
 import json
 import os
-import random
 import re
-import shutil
 import subprocess
-import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import yaml
 from datasets import Dataset
@@ -24,6 +19,7 @@ from packaging.requirements import Requirement
 from scipy.special import logsumexp, rel_entr
 from sklearn.metrics import roc_auc_score
 
+from kills import copy_of_the_project, make, whole_and_killed
 from loopback import Net
 from pins import unmet
 from sua import Predictions
@@ -140,55 +136,8 @@ def test_the_readme_examples_run(capsys, monkeypatch):
     assert collapsed > 0.5 > 0 > fine
 
 
-def make(folder, *arguments):
-    """`make` in a copy of the project, with this interpreter as the active environment."""
-    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
-    environment.pop("MAKEFLAGS", None)
-    return subprocess.Popen(["make", *arguments], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
-
-
-def copy_of_the_project(folder):
-    folder.mkdir()
-    for name in ("sua", "notebooks", "data", "tests", "Makefile", "requirements.lock", "pyproject.toml"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "hub"))
-        elif (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
-def reproduced(folder):
-    """What `make reproduce` of the smoke profile prints until its end."""
-    process = make(folder, "-j2", "reproduce", "PROFILE=smoke")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return output
-
-
 def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
-    whole, killed = (copy_of_the_project(tmp_path / name) for name in ("whole", "killed"))
-    start = time.time()
-    reproduced(whole)
-    seconds, moments = time.time() - start, random.Random(0)
-    for _ in range(2):
-        process = make(killed, "-j2", "reproduce", "PROFILE=smoke")
-        time.sleep(seconds * moments.uniform(0.1, 0.4))
-        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-            try:
-                child.kill()
-            except psutil.NoSuchProcess:
-                pass
-        process.communicate()
-    finished = {manifest.parent.name for manifest in (killed / "build/smoke").glob("[0-9]*/manifest.json")}
-    output = reproduced(killed)
-    for stage in finished:
-        assert f"{stage} (smoke): up to date" in output
-    assert not (killed / "figures").exists()
-    outputs = run.StageRun("05_tables", "smoke").outputs
-    for name in outputs:
-        results = [(folder / "build/smoke/05_tables" / name).read_bytes() for folder in (killed, whole)]
-        assert results[0] == results[1], f"{name} differs"
+    whole, _ = whole_and_killed(tmp_path, kills=2)
     table_1_by_another_library(whole / "build/smoke")
 
 

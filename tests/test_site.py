@@ -77,7 +77,8 @@ def tiny(tmp_path_factory):
             "notebooks/01_first.ipynb": nbformat.writes(notebook),
             "notebooks/profiles/tiny.yaml": "01_first: {size: 5}\n", "README.md": README,
             "notebooks/assignments/INSTRUCTOR.md": "# For instructors\n\n[Solutions](source/a1/a1.ipynb).\n",
-            "notebooks/assignments/source/a1/a1.ipynb": nbformat.writes(assignment)}.items():
+            "notebooks/assignments/source/a1/a1.ipynb": nbformat.writes(assignment),
+            "notebooks/site/promises.md": (ROOT / "notebooks/site/promises.md").read_text(encoding="utf-8")}.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(content, encoding="utf-8")
     before = build(project, "tiny")

@@ -22,7 +22,9 @@ import sua
 from sua import paths
 from sua.study import report, run
 
-TEACHING = ("notebooks/assignments/README", "notebooks/assignments/INSTRUCTOR")  # never the notebooks with solutions
+# pages of the repository as they are; never the assignments' notebooks, which hold solutions
+PAGES = {"Teaching": ("notebooks/assignments/README", "notebooks/assignments/INSTRUCTOR"),
+         "Reference": ("notebooks/site/promises",)}
 
 
 def write(path: Path, *blocks: str) -> None:
@@ -47,7 +49,7 @@ def add_notebooks(source: Path, profile: str) -> list[str]:
 def add_results(source: Path, profile: str) -> list[str]:
     """This profile's tables and figures as its run made them, then those committed for other profiles."""
     folders = {profile: paths.build(profile) / run.notebooks()[-1].stem}
-    for folder in sorted((paths.root() / "figures").glob("*/")):
+    for folder in sorted((paths.root() / "figures").glob("[!.]*/")):
         folders.setdefault(folder.name, folder)
     for name, folder in folders.items():
         target = source / "figures" / name
@@ -121,13 +123,14 @@ def main(arguments=None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     text = lambda page: (paths.root() / f"{page}.md").read_text(encoding="utf-8")
     groups = {"Notebooks": add_notebooks(source, profile), "Results": add_results(source, profile),
-              "Teaching": [page for page in TEACHING if (paths.root() / f"{page}.md").exists()],
-              "Reference": add_modules(source) + add_status(source, profile, manifests)}
-    trees = (toctree(pages, ":hidden:", f":caption: {title}") for title, pages in groups.items() if pages)
-    for page in groups["Teaching"]:
+              "Teaching": [], "Reference": add_modules(source) + add_status(source, profile, manifests)}
+    pages = [(title, page) for title in PAGES for page in PAGES[title] if (paths.root() / f"{page}.md").exists()]
+    for title, page in pages:
+        groups[title].append(page)
         write(source / f"{page}.md", text(page))
+    trees = (toctree(pages, ":hidden:", f":caption: {title}") for title, pages in groups.items() if pages)
     write(source / "index.md", text("README"), *trees)
-    for page in ("index", *groups["Teaching"]):
+    for page in ("index", *(page for _, page in pages)):
         keep_links_that_hold(source / f"{page}.md")
     failed = sphinx(["-qW", "--keep-going", f"-c{Path(__file__).parent}", f"-d{source / '.doctrees'}", str(source),
                      str(site)])

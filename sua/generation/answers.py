@@ -131,15 +131,7 @@ class Generations:
                            samples=clusters.samples[:, 0], n_classes=clusters.counts + 1, ids=self.ids,
                            meta={**self.meta, "weighting": weighting})
 
-    save = Predictions.save  # one file format: parquet, with a JSON header in its schema
-
-    @classmethod
-    def load(cls, path) -> "Generations":
-        """Read what `save` wrote. ValueError for any other file."""
-        try:
-            return Predictions.load.__func__(cls, path)
-        except TypeError:
-            raise ValueError(f"{path} holds no Generations: load it with Predictions.load") from None
+    save, load = Predictions.save, classmethod(Predictions.load.__func__)  # one file format
 
 
 def _numbers(name, values):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Sequence
 
@@ -71,7 +72,8 @@ class GenerativeLM:
         job = questions, drawn, m, p_true, seed, ids, facts
         file = self.cache and Path(self.cache) / f"{hashlib.sha256(repr(job).encode()).hexdigest()[:24]}.parquet"
         if file and file.exists():
-            return Generations.load(file)
+            with suppress(ValueError):  # damaged: it is generated anew
+                return Generations.load(file)
         generations = self._generate(*job)
         if file:
             generations.save(file)

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
+from .. import files
 from ..inputs import Input, distinct, expect_seed, whole
 from .common import on_device, padded, progress, quiet, wide, within_memory
 
@@ -103,14 +103,12 @@ class EncoderClassifier:
             rows = self._rows(unique, read, dropout_seed)
         else:
             digest = hashlib.sha256(repr((what, self.max_length, unique)).encode()).hexdigest()[:24]
-            file = self.cache / f"{digest}.npz"
-            if not file.exists():
-                self.cache.mkdir(parents=True, exist_ok=True)
-                unfinished = self.cache / f".{digest}.{os.getpid()}.npz"
-                np.savez(unfinished, **self._rows(unique, read, dropout_seed))
-                os.replace(unfinished, file)
-            with np.load(file) as saved:
-                rows = dict(saved)
+            file = Path(self.cache) / f"{digest}.npz"
+            rows = _kept(file, len(unique))
+            if rows is None:
+                rows = self._rows(unique, read, dropout_seed)
+                with files.whole(file) as unfinished:
+                    np.savez(unfinished, **rows)
         return {name: values[where] for name, values in rows.items()}
 
     def _rows(self, unique, read, dropout_seed):
@@ -184,6 +182,16 @@ class EncoderChoice(EncoderClassifier):
 
     def _features(self, first, logits):
         return first.unflatten(0, logits.shape)[range(len(logits)), logits.argmax(-1)]
+
+
+def _kept(file, n):
+    """{name: (n, ...) array} of a file of the cache, or None: what is absent or damaged is computed anew."""
+    try:
+        with np.load(file) as saved:
+            rows = dict(saved)
+    except Exception:  # numpy and zipfile raise many kinds on bytes that they did not write
+        return None
+    return rows if "probs" in rows and {len(values) for values in rows.values()} == {n} else None
 
 
 def encode(tokenizer, inputs: Sequence[Input], max_length: int) -> dict:

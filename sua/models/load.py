@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache, partial
 from pathlib import Path
 
 from .. import paths
+from ..inputs import expect
 from ..sources import pin
 from .choice import ChoiceLM
 from .common import on_device, quiet
@@ -17,37 +20,24 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
-    revision (safetensors only, no remote code); where the hub does not answer, SmolLM2-135M-Instruct comes from a package
-    (`sua.models.packaged`). n_classes : width of a new head. choice : an EncoderChoice with
-    n_classes options instead; a saved one is recognised. causal : a ChoiceLM instead; a saved one is recognised, and
-    its answers, score and template are the default. dtype : of the weights; by default "float64" for a model that was
-    saved in it, as the tiny ones are, "bfloat16" for a causal model on a GPU, else "float32". train_layers : leave only
-    the last so many transformer layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on
-    the GPU where there is one.
-    Raises NotAvailableError if no place has the model; ValueError if it has fewer layers.
+    revision, or, said in a warning, at "main" (safetensors only; code that comes with a model never runs); where the hub
+    does not answer, SmolLM2-135M-Instruct comes from a package (`sua.models.packaged`).
+    n_classes : width of a new head. choice : an EncoderChoice with n_classes options instead; a saved one is
+    recognised. causal : a ChoiceLM instead; a saved one is recognised, and its answers, score and template are the
+    default. dtype : of the weights; by default "float64" for a model that was saved in it, as the tiny ones are,
+    "bfloat16" for a causal model on a GPU, else "float32". train_layers : leave only the last so many transformer
+    layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
+    Raises NotAvailableError if no place has the model; ValueError if it has fewer layers, has no tokenizer, or needs
+    code of its own.
     """
-    import torch
-    import transformers
-
     folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
     width = 1 if choice else n_classes
-    head = {} if width is None or causal else {"num_labels": width}
-
-    def read(place, **where):
-        with quiet(transformers):
-            config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **where)
-            is_causal = causal or hasattr(config, "sua_choice_lm")
-            auto = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForSequenceClassification
-            torch.manual_seed(seed)  # the new head
-            model = auto.from_pretrained(place, dtype=getattr(torch, dtype or _default_dtype(config, is_causal)),
-                                         use_safetensors=True, trust_remote_code=False, **where, **head)
-            return model, transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where), is_causal
-
+    read = partial(_read, seed=seed, causal=causal, dtype=dtype, head={} if width is None else {"num_labels": width})
     if folder:
         model, tokenizer, causal = read(folder)
     else:
         try:
-            model, tokenizer, causal = read(source, revision=pin(str(source)))
+            model, tokenizer, causal = read(source, revision=_revision(str(source)))
         except OSError as error:
             if str(source) not in PACKAGED:
                 raise paths.not_available("model", str(source), type(error).__name__) from error
@@ -64,6 +54,44 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     if choice and not choices:
         raise ValueError(f"{source} was not saved as a multiple-choice model: give n_classes, the number of options")
     return wrapped(model, tokenizer, choices, **options)
+
+
+@cache
+def _revision(source):
+    """The pinned revision of a hub model; of one without, "main", which is said once."""
+    revision = pin(source)
+    if revision == "main":
+        said = f"model {source!r} is not in sua.sources and has no pinned revision: the hub's main of today is taken"
+        paths.tell_runner("notes", said)
+        warnings.warn(f"{said}; for results that stay, keep a copy of it below data/hub/models", stacklevel=3)
+    return revision
+
+
+def _read(place, *, seed, causal, dtype, head, **where):
+    """(model, tokenizer, whether it is causal) of a folder or hub id; OSError where it is not to be had."""
+    import torch
+    import transformers
+
+    where["trust_remote_code"] = False
+    no_tokenizer = (f"{place} has no tokenizer files, so that every word would be unknown: save its tokenizer there, "
+                    "tokenizer.save_pretrained(folder)")
+    torch.manual_seed(seed)  # the new head
+    try:
+        with quiet(transformers):
+            config = transformers.AutoConfig.from_pretrained(place, **where)
+            causal |= hasattr(config, "sua_choice_lm")
+            auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
+            model = auto.from_pretrained(place, dtype=getattr(torch, dtype or _default_dtype(config, causal)),
+                                         use_safetensors=True, **where, **({} if causal else head))
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, **where)
+    except ValueError as error:
+        expect("trust_remote_code" not in str(error), f"{place} needs code that comes with it, and such code never "
+               "runs here: take a model whose architecture transformers has")
+        expect("backend tokenizer" not in str(error), no_tokenizer)
+        raise
+    # without its files, transformers makes a tokenizer that knows its special tokens, some a single mark besides
+    expect(len(tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}) > 1, no_tokenizer)
+    return model, tokenizer, causal
 
 
 def _default_dtype(config, causal):

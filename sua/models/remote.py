@@ -14,11 +14,13 @@ import re
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Mapping, Sequence
 
 import numpy as np
 
+from .. import files
 from ..inputs import LETTERS, Input, distinct, expect, lettered
 from .common import progress
 
@@ -27,6 +29,9 @@ TOP_LOGPROBS = 20  # the most that servers list by default
 LETTER_TOKENS = 16  # room for "The answer is (B)."
 OURS = {"model", "messages", "seed", "n", "stream"}  # fields that pair answers with inputs and samples
 NO_KEY = "no-api-key-given"  # the client wants one; local servers do not
+SHORTEST_KEY = 8  # characters; shorter ones ("EMPTY", "x") are no secret, and may stand in an answer
+ROUNDING = 0.01  # nats by which a server's arithmetic may miss a log-probability
+LARGEST_ANSWER = 1 << 24  # bytes, decompressed; an answer with 20 log-probabilities per token has thousands
 REMEDIES = {
     None: "see that a server answers at base_url, lower concurrency, or raise timeout or retries",
     400: "the server's message says which field it refuses; `parameters` replaces fields of the request",
@@ -56,7 +61,8 @@ class RemoteLM:
     ----------
     base_url, model : where the server is, e.g. "http://localhost:8000/v1", and what it calls the model.
     answers : the C options of every input, in label order.
-    api_key : default $OPENAI_API_KEY. Kept in memory alone: neither the cache nor an error shows it.
+    api_key : default $OPENAI_API_KEY. Kept in memory alone: neither cache nor errors show it, even where a server
+        repeats it, unless it has fewer than 8 characters.
     template : the prompt, with {question} and {options}, which become lines "A. ...".
     logprobs : False samples even where the server lists log-probabilities, as a model that thinks first needs.
     samples : M, answers drawn per input where log-probabilities are not read. The server must draw: `transformers
@@ -64,10 +70,12 @@ class RemoteLM:
     temperature : 1 leaves the model's distribution as it is; at others servers differ in whether log-probabilities
         follow.
     concurrency : requests under way at a time. timeout : seconds a server may stay silent.
-    retries : further attempts after time-outs, broken or malformed answers and statuses 408, 409, 429 and 5xx, after
+    retries : further attempts after time-outs, answers that are broken, malformed (log-probabilities that are none,
+        content that is no text) or of more than 16 MiB, and statuses 408, 409, 429 and 5xx, after
         0.5, 1, 2, ... 8 seconds with jitter, or what Retry-After says up to two minutes.
-    cache : a folder for answers, safe to share between runs and processes. base_url is no part of an answer's key, so
-        that a server may move: do not share it between different weights of one name.
+    cache : a folder for answers, safe to share between runs and processes; what is damaged in it is asked again.
+        base_url is no part of an answer's key, so that a server may move: do not share it between different weights
+        of one name.
     parameters : further fields of every request, or others in place of ours, for instance
         {"chat_template_kwargs": {"enable_thinking": False}}.
 
@@ -98,7 +106,8 @@ class RemoteLM:
         self.cache, self.name = cache and Path(cache), name or model
         self._client = openai.OpenAI(
             base_url=base_url, api_key=api_key or os.environ.get("OPENAI_API_KEY") or NO_KEY, timeout=timeout,
-            max_retries=retries, http_client=openai.DefaultHttpxClient(event_hooks={"response": [_refuse_malformed]}))
+            max_retries=retries,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._refuse_malformed]}))
 
     def predict_proba(self, inputs: Sequence[Input | dict]) -> np.ndarray:
         """(N, C) probabilities; where the number of options varies, C is the largest and absent ones get 0.
@@ -204,39 +213,87 @@ class RemoteLM:
         if not self.cache:
             return self._send(row, request)
         file = self.cache / f"{hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()}.json"
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))["answer"]
-        except (FileNotFoundError, ValueError):  # ValueError: half a file, which a power cut can leave
-            pass
-        kept = {"request": request, "answer": self._send(row, request)}
-        self.cache.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
-        os.replace(unfinished, file)
-        return kept["answer"]
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):  # absent or damaged: ask again
+            return checked_answer(**json.loads(file.read_bytes())["answer"])
+        answer = self._send(row, request)
+        files.write_text(file, self._scrubbed(json.dumps({"request": request, "answer": answer})))
+        return answer
 
     def _send(self, row, request):
         import openai
 
         try:
-            reply = self._client.chat.completions.create(
+            reply = self._client.chat.completions.with_raw_response.create(
                 model=request["model"], messages=request["messages"], extra_body=request)
         except openai.APIError as error:
             raise self._final(error, row) from None  # its own text might quote the key
-        choice = reply.choices[0]
-        listed = choice.logprobs and choice.logprobs.content
-        return {"text": choice.message.content or "",
-                "top": [[entry.token, entry.logprob] for entry in listed[0].top_logprobs or ()] if listed else []}
+        answer = read_completion(reply.http_response.json())
+        return {"text": self._scrubbed(answer["text"]),
+                "top": [[self._scrubbed(token), logprob] for token, logprob in answer["top"]]}
+
+    def _refuse_malformed(self, response):
+        """Makes an answer that is too large or no completion a broken transfer, which the client tries again."""
+        import httpx2
+
+        body = bytearray()
+        for piece in response.iter_bytes():  # of at most 1 MiB, however well they were compressed
+            body += piece
+            if len(body) > LARGEST_ANSWER:
+                raise httpx2.DecodingError(f"an answer of more than {LARGEST_ANSWER >> 20} MiB",
+                                           request=response.request)
+        response._content = bytes(body)  # what its read() keeps, which knows no limit
+        if response.is_success:
+            try:
+                read_completion(response.json())
+            except (ValueError, RecursionError) as error:
+                said = self._scrubbed(response.text)[:200]
+                raise httpx2.DecodingError(f"not a chat completion: {said!r} ({self._scrubbed(str(error))[:200]})",
+                                           request=response.request) from None
+
+    def _scrubbed(self, text):
+        """The text without the key, as it is or as JSON escapes it."""
+        key = self._client.api_key
+        if len(key) < SHORTEST_KEY:
+            return text
+        return text.replace(key, "[api_key]").replace(json.dumps(key)[1:-1], "[api_key]")
 
     def _final(self, error, row):
         status = getattr(error, "status_code", None)
-        said = str(error.body or f"{error.message} {error.__cause__ or ''}").replace(self._client.api_key, "[api_key]")
+        said = str(error.body or f"{error.message} {error.__cause__ or ''}")
         remedy = REMEDIES.get(status) or REMEDIES[500 if status >= 500 else 400]
         kept = "what was answered is in the cache: run again to go on" if self.cache else \
             "with a cache folder, what was answered is kept"
         url = self._client.base_url  # without its user, password and query
-        return RemoteError(f"model {self.name!r} at {url.scheme}://{url.netloc.decode()}{url.path} failed with status "
-                           f"{status} on the input {str(row)[:300]}: {said[:300]}. Remedy: {remedy}; {kept}", status)
+        place, row, said = map(self._scrubbed, (f"{url.scheme}://{url.netloc.decode()}{url.path}", str(row), said))
+        return RemoteError(f"model {self.name!r} at {place} failed with status {status} on the input {row[:300]}: "
+                           f"{said[:300]}. Remedy: {remedy}; {kept}", status)
+
+
+def read_completion(body) -> dict:
+    """{"text": content, "top": [[token, log-probability], ...]} of a chat completion, parsed from JSON.
+
+    top : of the first token; empty where none are listed. ValueError for what is no chat completion.
+    """
+    try:
+        choice = body["choices"][0]
+        text, listed = choice["message"]["content"], (choice.get("logprobs") or {}).get("content")
+        top = [(entry["token"], entry["logprob"]) for entry in listed[0].get("top_logprobs") or ()] if listed else []
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    return checked_answer("" if text is None else text, top)
+
+
+def checked_answer(text: str, top: Sequence) -> dict:
+    """Text and log-probabilities (nats) as one answer. ValueError unless they are a text and those of a distribution.
+    """
+    expect(isinstance(text, str), lambda: f"the content is {text!r}, no text")
+    for token, logprob in top:
+        expect(isinstance(token, str) and isinstance(logprob, (int, float)) and logprob <= ROUNDING,
+               lambda: f"the log-probability of {token!r} is {logprob!r}")
+    top = [[token, float(max(logprob, -1e9))] for token, logprob in top]
+    mass = sum(np.exp(logprob) for _, logprob in top)
+    expect(mass <= 1 + ROUNDING * len(top), lambda: f"the listed probabilities sum to {mass:.3g}")
+    return {"text": text, "top": top}
 
 
 def letter_prompt(question: str, options: Sequence[str], template: str = TEMPLATE) -> str:
@@ -278,16 +335,3 @@ def named_option(text: str, options: Sequence[str]) -> int | None:
         return k if k < len(options) else None
     bare = [part.strip(" \t\r\n.\"'*`").casefold() for part in (text, *options)]
     return bare.index(bare[0], 1) - 1 if bare[0] in bare[1:] else None
-
-
-def _refuse_malformed(response):
-    """Makes an answer without a choice a broken transfer, which the client tries again."""
-    import httpx2
-
-    if not response.is_success:
-        return
-    response.read()
-    try:
-        response.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
-        raise httpx2.DecodingError(f"not a chat completion: {response.text[:200]!r}", request=response.request)

@@ -35,24 +35,29 @@ _NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 def check(profile: str, revision: str = "HEAD") -> list[str]:
     """Differences between figures/<profile> as it is now and as committed, a line each; empty if there are none."""
     folder = paths.figures(profile)
-    fresh = {file.name: file.read_bytes() for file in folder.glob("*")} if folder.is_dir() else {}
+    fresh = {file.name: file.read_bytes() for file in folder.glob("*") if file.is_file()}
     names = _git("ls-tree", "--name-only", f"{revision}:figures/{profile}").decode().split()
     committed = {name: _git("show", f"{revision}:figures/{profile}/{name}") for name in names}
-    if "MANIFEST.json" not in fresh or "MANIFEST.json" not in committed:
-        return [f"figures/{profile} has no MANIFEST.json (fresh: {'MANIFEST.json' in fresh}, committed: "
-                f"{'MANIFEST.json' in committed}): run `make reproduce PROFILE={profile}` and commit"]
+    platforms = _platform(fresh), _platform(committed)
+    if None in platforms:
+        return [f"figures/{profile} has no MANIFEST.json that can be read (fresh: {platforms[0] is not None}, "
+                f"committed: {platforms[1] is not None}): run `make reproduce PROFILE={profile}` and commit"]
     both = sorted(set(fresh) & set(committed) - {"MANIFEST.json"})
     differences = [f"{name}: only in the {'fresh' if name in fresh else 'committed'} results"
                    for name in sorted(set(fresh) ^ set(committed))]
-    if _platform(fresh) == _platform(committed):
+    if platforms[0] == platforms[1]:
         print(f"check {profile}: same processor type and versions, every file byte by byte")
         differences += [f"{name}: differs" for name in both if fresh[name] != committed[name]]
-    moved, rules = compare_metrics(fresh.get("metrics.csv", b""), committed.get("metrics.csv", b""))
+    try:
+        moved, rules = compare_metrics(fresh.get("metrics.csv", b""), committed.get("metrics.csv", b""))
+    except (ValueError, LookupError, TypeError) as error:
+        return [*differences, f"metrics.csv: missing or damaged ({error})"]
     print(f"check {profile}: metrics by rule: " + ", ".join(f"{rule} {n}" for rule, n in sorted(rules.items())))
     if "trained" not in rules:
         for name in both:
             if name.endswith((".md", ".json")):
-                differences += [f"{name}: {line}" for line in compare_text(fresh[name].decode(), committed[name].decode())]
+                ours, theirs = (content[name].decode(errors="replace") for content in (fresh, committed))
+                differences += [f"{name}: {line}" for line in compare_text(ours, theirs)]
     return differences + moved
 
 
@@ -119,8 +124,12 @@ def _read(content):
 
 
 def _platform(files):
-    stages = json.loads(files["MANIFEST.json"])["stages"].values()
-    return [[stage["machine"], stage["threads"]] for stage in stages]
+    """Machine and threads of every stage; None where MANIFEST.json is missing or damaged."""
+    try:
+        stages = json.loads(files["MANIFEST.json"])["stages"].values()
+        return [[stage["machine"], stage["threads"]] for stage in stages]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _git(*arguments) -> bytes:

@@ -10,10 +10,10 @@ from typing import Iterator, Mapping
 
 from tqdm import tqdm
 
-from .. import paths
+from .. import files, paths
 from ..sources import SOURCES, Source
 from ..tasks.hub import HUB_SETS, HUB_TASKS, MULTI_NLI, SNLI, from_hub
-from .run import load_profile
+from .run import StageError, load_profile
 
 WEIGHTS = ("*.json", "*.safetensors", "*.txt")  # of a model; no pickles, no code
 
@@ -71,10 +71,8 @@ def _bytes_of_model(source):
 def _data_set(source):
     for spec, split, file in _splits(source):
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(".part")
-            from_hub(spec, split).to_parquet(unfinished)
-            unfinished.replace(file)
+            with files.whole(file) as unfinished:
+                from_hub(spec, split).to_parquet(unfinished)
 
 
 def _model(source):
@@ -141,5 +139,5 @@ if __name__ == "__main__":
     parser.add_argument("--profile", required=True)
     try:
         download(parser.parse_args().profile)
-    except paths.NotAvailableError as error:
+    except (paths.NotAvailableError, StageError) as error:
         sys.exit(str(error))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullFormatter
 
-from .. import metrics, paths
+from .. import files, metrics, paths
 from ..predictions import Predictions
 from ..scores import SCORES, available, score
 
@@ -324,7 +324,7 @@ def render_readme(text: str) -> str:
 
 def main() -> int:
     readme = paths.root() / "README.md"
-    readme.write_text(render_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    files.write_text(readme, render_readme(readme.read_text(encoding="utf-8")))
     return 0
 
 

@@ -24,10 +24,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from .. import paths
+from .. import files, paths
 
 RECORDED = ("sua", "numpy", "scipy", "torch", "transformers", "datasets", "papermill", "matplotlib")
-EXECUTED = "notebook.ipynb"
+EXECUTED, MANIFEST = "notebook.ipynb", "manifest.json"
 
 
 class StageError(RuntimeError):
@@ -40,12 +40,22 @@ def notebooks() -> list[Path]:
 
 
 def load_profile(profile: str) -> dict:
-    """notebooks/profiles/<profile>.yaml: `settings` and one section of parameters per notebook."""
+    """notebooks/profiles/<profile>.yaml: `settings` and one section of parameters per notebook.
+
+    StageError for an unknown profile, or a file that is no YAML or has something else than a mapping in a section.
+    """
     file = paths.root() / "notebooks" / "profiles" / f"{profile}.yaml"
     if not file.exists():
         known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
         raise StageError(f"unknown profile {profile!r}; known: {known}")
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, ValueError) as error:
+        raise StageError(f"{file.relative_to(paths.root())} is no YAML: {error}") from None
+    for name, part in {"the whole": content, **(content if isinstance(content, dict) else {})}.items():
+        if not isinstance(part, dict):
+            raise StageError(f"{file.relative_to(paths.root())}: {name} is {part!r:.80}, expected `key: value` lines")
+    return content
 
 
 class StageRun:
@@ -109,7 +119,7 @@ class StageRun:
         folder = folder or self.folder
         manifest = read_manifest(folder)
         if manifest is None:
-            return "it has not been run"
+            return "its manifest.json is damaged" if (folder / MANIFEST).exists() else "it has not been run"
         now = self.inputs([name[7:] for name in manifest["inputs"] if name.startswith("mirror ")])
         changed = [name for name in {**manifest["inputs"], **now} if manifest["inputs"].get(name) != now.get(name)]
         if changed:
@@ -184,9 +194,7 @@ class StageRun:
             "machine": machine(), "threads": self.settings.get("threads"),
             "seconds": round(seconds, 1), "peak_memory_mib": round(usage / 1024),
         }
-        unfinished = self.staging / ".manifest"
-        unfinished.write_text(json.dumps(manifest, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.staging / "manifest.json")
+        files.write_text(self.staging / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, default=str) + "\n")
 
     def _told(self, kind):
         lines = self.staging / f".{kind}"
@@ -195,36 +203,39 @@ class StageRun:
         return told
 
     def _into_place(self):
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        os.replace(self.staging, self.folder)
+        files.put(self.staging, self.folder)
 
     def publish(self) -> None:
-        """Copy the declared outputs to figures/<profile> with one MANIFEST.json of all stages behind them."""
+        """Make figures/<profile> anew, all files or none: the declared outputs, one MANIFEST.json of all stages."""
         target = paths.figures(self.profile)
-        target.mkdir(parents=True, exist_ok=True)
-        stages = {stage: read_manifest(paths.build(self.profile) / stage) for stage in [*self.needs, self.name]}
-        for name in self.outputs:
-            shutil.copyfile(self.folder / name, target / f".{name}")
-            os.replace(target / f".{name}", target / name)
-        keep = {*self.outputs, "MANIFEST.json"}
-        for stale in (file for file in target.iterdir() if file.name not in keep):
-            stale.unlink()
-        text = json.dumps({"profile": self.profile, "stages": stages}, indent=1, sort_keys=True) + "\n"
-        (target / ".MANIFEST").write_text(text, encoding="utf-8")
-        os.replace(target / ".MANIFEST", target / "MANIFEST.json")
+        new = target.with_name(f".{target.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        for name, content in self._results().items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(content)
+        files.put(new, target)
 
     def is_published(self) -> bool:
+        """Whether figures/<profile> holds what `publish` would write, byte by byte, and nothing else."""
         target = paths.figures(self.profile)
-        return (target / "MANIFEST.json").exists() and all(
-            (target / name).exists() and (target / name).read_bytes() == (self.folder / name).read_bytes()
-            for name in self.outputs)
+        return self._results() == {str(file.relative_to(target)): file.read_bytes()
+                                   for file in target.rglob("*") if file.is_file()}
+
+    def _results(self):
+        """{name: content} of all that is published."""
+        stages = {stage: read_manifest(paths.build(self.profile) / stage) for stage in [*self.needs, self.name]}
+        text = json.dumps({"profile": self.profile, "stages": stages}, indent=1, sort_keys=True) + "\n"
+        return {"MANIFEST.json": text.encode(), **{name: (self.folder / name).read_bytes() for name in self.outputs}}
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a finished stage, or None."""
-    file = folder / "manifest.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    """The manifest of a finished stage; None where there is none, or one that `_write_manifest` did not write."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    tables = isinstance(manifest, dict) and [manifest.get(name) for name in ("inputs", "outputs", "machine")]
+    return manifest if tables and all(isinstance(table, dict) for table in tables) else None
 
 
 def machine() -> dict:

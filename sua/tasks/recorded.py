@@ -6,7 +6,6 @@ a slice of the language models' outputs are part of this repository, in data/.
 
 from __future__ import annotations
 
-import json
 from typing import Callable, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from datasets import Dataset
 from scipy.special import softmax
 
-from .. import paths
+from .. import files, paths
 from ..generation import Triple, normalise
 from ..inputs import expect
 from ..perturb import KERNELS, variants
@@ -153,8 +152,7 @@ def prompt_sensitivity() -> pd.DataFrame:
 def ambiguous_questions() -> list[dict]:
     """The project's own ambiguous and unambiguous questions, with readings and paraphrases; data/README.md has the
     schema."""
-    file = paths.root() / "data" / "ambiguous_questions.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return files.json_lines(paths.root() / "data" / "ambiguous_questions.jsonl")
 
 
 def own_questions(items: int | None = None, seed: int = 0) -> Dataset:

@@ -20,6 +20,7 @@ from typing import Callable
 import numpy as np
 
 from .. import paths
+from ..files import json_lines
 from ..sources import (ADVGLUE, AMBIENT, CHAOSNLI, CHECKLIST, LLAMA_PROMPTS, LLM_ANSWERS, LLM_LOGITS,
                       PROMPT_SENSITIVITY)
 from .hub import HUB_SETS, hub_rows
@@ -36,14 +37,14 @@ def advglue_rows() -> dict[str, list[dict]]:
 
 def ambient_rows() -> list[dict]:
     """AmbiEnt, dev then test: `premise`, `hypothesis`, which of them is ambiguous, and `disambiguations`."""
-    return _json_lines(AMBIENT.path("AmbiEnt/dev.jsonl")) + _json_lines(AMBIENT.path("AmbiEnt/test.jsonl"))
+    return json_lines(AMBIENT.path("AmbiEnt/dev.jsonl")) + json_lines(AMBIENT.path("AmbiEnt/test.jsonl"))
 
 
 def chaosnli_rows() -> list[dict]:
     """ChaosNLI on SNLI, then on MultiNLI: `id`, `premise`, `hypothesis`, `label` (majority) and the 100 `votes`, in the
     order entailment, neutral, contradiction."""
     rows = [row for part in ("snli", "mnli_m")
-            for row in _json_lines(CHAOSNLI.path(f"data/chaosNLI_v1.0/chaosNLI_{part}.jsonl"))]
+            for row in json_lines(CHAOSNLI.path(f"data/chaosNLI_v1.0/chaosNLI_{part}.jsonl"))]
     return [{"id": row["uid"], "premise": row["example"]["premise"], "hypothesis": row["example"]["hypothesis"],
              "label": LABELS.index(row["majority_label"]), "votes": row["label_count"]} for row in rows]
 
@@ -54,7 +55,7 @@ def chaosnli_logits(model: str) -> dict[str, list[list[float]]]:
     found = collections.defaultdict(list)
     for name in sorted(CHAOSNLI.files, key=lambda name: name[-6]):  # ..._<seed>.json
         if f"_{model}_" in name:
-            for row in _json_lines(CHAOSNLI.path(name)):
+            for row in json_lines(CHAOSNLI.path(name)):
                 entailment, contradiction, neutral = row["logits"]
                 found[row["uid"]].append([entailment, neutral, contradiction])
     return found
@@ -181,10 +182,6 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def _plain(text):
     return "".join(filter(str.isalnum, str(text).lower()))
-
-
-def _json_lines(file):
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 if __name__ == "__main__":

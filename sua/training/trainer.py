@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from contextlib import contextmanager, nullcontext
@@ -23,9 +22,8 @@ import transformers
 from datasets import Dataset
 from filelock import FileLock
 
-from .. import paths, scores
-from ..inputs import has_options, inputs, option_columns
-from ..models.choice import ChoiceLM
+from .. import files, paths, scores
+from ..inputs import expect, has_options, inputs, option_columns
 from ..models.common import padded, progress, quiet, wide
 from ..models.encoder import EncoderClassifier
 from ..models.load import load_model
@@ -191,7 +189,10 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     cache : a folder; the finished model is kept there and found again under a hash of its recipe: data, what the kernel
     draws, initial weights, objective, arguments, versions, and the number RECIPE. Moving or renaming code changes none.
     Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
+    Raises ValueError for epochs or batch_size < 1.
     """
+    for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
+        expect(value >= 1, f"{argument} = {value}: give at least 1")
     perturbation = _needed(perturbation, objective)
     classifier = _untrained(model, task, seed, model_options)
     drawn = perturbation and variants(inputs(task["train"])[:PROBED], perturbation, 2)
@@ -234,19 +235,27 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     folder.mkdir(parents=True, exist_ok=True)
     paths.tell_runner("notes", f"{classifier.name} trains and answers in {classifier.dtype}")
     with _one_training(folder, args):
-        if not (folder / "log.json").exists():
+        if _finished(folder) is None:
             log = fit(folder / "checkpoints")
             if args.should_save:
                 with quiet(transformers):
-                    classifier.save(folder / "model")
-                (folder / "recipe.json").write_text(json.dumps(recipe, indent=1, sort_keys=True, default=str))
-                unfinished = folder / ".log.json"
-                unfinished.write_text(json.dumps(log))
-                os.replace(unfinished, folder / "log.json")  # last, so that its presence means finished
+                    classifier.save(folder / ".model")
+                files.put(folder / ".model", folder / "model")
+                files.write_text(folder / "recipe.json", json.dumps(recipe, indent=1, sort_keys=True, default=str))
+                files.write_text(folder / "log.json", json.dumps(log))  # last, so that its presence means finished
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     trained = load_model(folder / "model", name=classifier.name, batch_size=classifier.batch_size,
                          max_length=classifier.max_length, cache=folder / "probabilities")
-    return trained, json.loads((folder / "log.json").read_text())
+    return trained, _finished(folder)
+
+
+def _finished(folder):
+    """The log of a finished training, or None; a damaged one makes it train again."""
+    try:
+        log = json.loads((folder / "log.json").read_bytes())
+        return log if isinstance(log, list) else None
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _digest(value):

@@ -163,6 +163,12 @@ def test_save_load_and_cache(model, tokenizer, tmp_path, monkeypatch):
             assert (getattr(one, name) is None) == (getattr(other, name) is None)
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
         assert one.meta == other.meta
+    monkeypatch.undo()
+    for file in (tmp_path / "cache").iterdir():
+        file.write_bytes(file.read_bytes()[:-9])  # damaged: generated anew
+    again = cached.generate(QUESTIONS, m=0, p_true=False)
+    assert again.answers.tolist() == greedy.answers.tolist()
+    assert (again.token_logprobs == greedy.token_logprobs)[~np.isnan(greedy.token_logprobs)].all()
     Predictions([[0.5, 0.5]]).save(tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="Predictions.load"):
         Generations.load(tmp_path / "other.parquet")

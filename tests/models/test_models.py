@@ -1,7 +1,9 @@
 """Models: probabilities depend on their input alone; empty input, memory, missing weights; real ones end to end."""
 
+import io
 import json
 import re
+import sys
 from functools import cache
 from types import SimpleNamespace
 
@@ -454,6 +456,107 @@ def test_the_cache_keeps_each_kind_of_output_apart(tmp_path, monkeypatch):
         assert kept.dtype == computed.dtype
         np.testing.assert_allclose(kept, computed, atol=1e-5)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def damages(content):
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    foreign = io.BytesIO()
+    np.savez(foreign, other=[1.0])
+    return b"", content[:-20], content[:len(content) // 2], bytes(flipped), b"some text", foreign.getvalue()
+
+
+def test_a_damaged_cache_is_computed_anew(tmp_path):
+    encoder = tiny_encoder(TEXTS, 3)
+    encoder.cache = tmp_path
+    rows = encoder.predict_proba(TEXTS)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in damages(whole):
+        file.write_bytes(damaged)
+        assert (encoder.predict_proba(TEXTS) == rows).all()
+        assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_has_at_least_one_input(tiny, size):
+    for build in (lambda: with_batch_size(tiny, size), lambda: CallableModel(lambda batch: batch, batch_size=size)):
+        with pytest.raises(ValueError, match=f"batch_size = {size}: give at least 1"):
+            build()
+
+
+OWN_CODE = """
+from pathlib import Path
+Path(__file__).with_name("it-ran").touch()
+import transformers
+class Config(transformers.BertConfig): model_type = "own"
+class Model(transformers.BertForSequenceClassification): config_class = Config
+class Tokenizer(transformers.BertTokenizer): pass
+"""
+
+
+def saved_with_code(tiny, folder, architecture):
+    """A saved model whose files name code in its folder; with `architecture`, one that only this code has."""
+    tiny.save(folder)
+    (folder / "own.py").write_text(OWN_CODE)
+    config, special = (json.loads((folder / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Model"}
+    if architecture:
+        config |= {"model_type": "own", "architectures": ["Model"]}
+    special |= {"auto_map": {"AutoTokenizer": ["own.Tokenizer", "own.Tokenizer"]}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    return folder
+
+
+@pytest.mark.parametrize("architecture", [True, False])
+def test_code_in_a_models_folder_never_runs(tiny, tmp_path, monkeypatch, architecture):
+    folder = saved_with_code(tiny, tmp_path / "model", architecture)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))  # to the question whether the code may run
+    if architecture:
+        with pytest.raises(ValueError, match="model needs code that comes with it, and such code never runs"):
+            load_model(folder)
+    else:
+        assert (load_model(folder).predict_proba(TEXTS) == tiny.predict_proba(TEXTS)).all()
+    assert sys.stdin.read() == "y\n" * 9 and not list(tmp_path.rglob("it-ran"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
+def test_a_model_without_tokenizer_files_is_refused(tiny, tmp_path, kind):
+    if kind == "bert":
+        tiny.save(tmp_path)
+        assert (load_model(tmp_path).predict_proba(TEXTS) == tiny.predict_proba(TEXTS)).all()
+        for file in tmp_path.glob("tokenizer*"):
+            file.unlink()
+    else:
+        small = {"vocab_size": 99, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+                 "intermediate_size": 8, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2,
+                 "pad_token_id": 0, "eos_token_id": 1}
+        config = transformers.AutoConfig.for_model(kind, **small)
+        transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} has no tokenizer files, so that every word would be unknown"):
+        load_model(tmp_path)
+
+
+def test_a_revision_that_is_not_pinned_is_said_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SUA_MIRROR", raising=False)
+    monkeypatch.setenv("SUA_STAGE_DIR", str(tmp_path))
+    asked = []
+
+    def offline(source, **options):
+        asked.append(options["revision"])
+        raise OSError
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", offline)
+    with pytest.warns(UserWarning, match="'lab/unpinned' .*no pinned revision: the hub's main of today") as said:
+        for source in ("lab/unpinned", "lab/unpinned", MINILM):
+            with pytest.raises(NotAvailableError):
+                load_model(source)
+    assert len(said) == 1 and asked[:2] == ["main", "main"] and len(asked[2]) == 40
+    assert len((tmp_path / ".notes").read_text().splitlines()) == 1
 
 
 @cache

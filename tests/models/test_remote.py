@@ -1,6 +1,7 @@
 """Models behind an API: right answer to the right prompt, faults, what a killed run keeps, and a real server."""
 
 import asyncio
+import gzip
 import json
 import random
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import tracemalloc
 import zlib
 from collections import Counter, defaultdict
 from contextlib import nullcontext
@@ -254,6 +256,100 @@ def test_answers_that_name_no_option_are_reported():
         with pytest.warns(UserWarning, match="1 of 1 inputs less than half.*logprobs=False"):
             model.predict_proba(QUESTIONS[:1])
         np.testing.assert_allclose(model.readable, [0.1])
+
+
+def chat(text="A", **logprobs):
+    """A completion with any content and any {token: log-probability}, allowed or not."""
+    listed = [{"token": token, "logprob": value} for token, value in logprobs.items()]
+    choice = {"message": {"role": "assistant", "content": text},
+              "logprobs": {"content": [{"top_logprobs": listed}]} if listed else None}
+    return 200, json.dumps({"choices": [choice]}).encode(), {}
+
+
+@pytest.mark.parametrize("bad", [
+    chat(A=float("nan")), chat(A=float("inf")), chat(A=1e308), chat(A=10 ** 400), chat(A=None), chat(A="0"),
+    chat(A=0.0, B=0.0), chat(5, A=-0.1), chat(["A"], A=-0.1),
+    (200, b'{"choices": [{"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": 3}]}}]}', {}),
+    (200, b"[" * 100_000, {})],
+    ids=["nan", "inf", "1e308", "huge", "null", "text", "sum", "number", "list", "no list", "deep"])
+def test_only_answers_that_can_be_read_are_kept(tmp_path, bad):
+    with Server(lambda request, attempt: bad if attempt < 3 else chat(A=-0.2, B=-1.8)) as server:
+        failing = RemoteLM(server.url, "m", retries=1, cache=tmp_path)
+        with pytest.raises(RemoteError, match="status None.*not a chat completion"):
+            failing.predict_proba(QUESTIONS[:1])
+        assert list(tmp_path.iterdir()) == []
+        probs = failing.predict_proba(QUESTIONS[:1])
+    assert probs[0, 0] > 0.8 and np.isfinite(probs).all()
+
+
+def test_no_content_is_an_empty_answer_and_impossible_tokens_have_probability_0(tmp_path):
+    with Server(lambda request, attempt: chat(None, A=-0.1, B=float("-inf"))) as server:
+        model = RemoteLM(server.url, "m", cache=tmp_path)
+        for _ in range(2):  # from the server, from the cache
+            np.testing.assert_allclose(model.predict_proba([("q", "yes", "no")]), [[1, 0]], atol=0.1)
+            assert model.sample(["q"], 1) == [[""]]
+
+
+@pytest.mark.parametrize("damaged", [
+    b"", b"null", b"[]", b"{}", b"3", b'"answer"', b"\xff\xfe", b"[" * 100_000, b'{"answer": null}', b'{"answer": []}',
+    b'{"answer": {}}', b'{"answer": {"text": 5, "top": []}}', b'{"answer": {"text": "A", "top": 3}}',
+    b'{"answer": {"text": "A", "top": [["A", NaN]]}}', b'{"answer": {"text": "A", "top": [["A"]]}}'])
+def test_what_is_damaged_in_the_cache_is_asked_again(tmp_path, damaged):
+    with Server(scripted) as server:
+        model = RemoteLM(server.url, "m", cache=tmp_path)
+        probs = model.predict_proba(QUESTIONS[:1])
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(damaged)
+        assert (model.predict_proba(QUESTIONS[:1]) == probs).all()
+        assert (model.predict_proba(QUESTIONS[:1]) == probs).all() and list(server.attempts.values()) == [2]
+
+
+@pytest.mark.parametrize("key", [KEY, 'sk-"quoted"-\\-key'])
+def test_a_key_that_the_server_repeats_reaches_neither_cache_nor_answer(tmp_path, key):
+    with Server(lambda request, attempt: chat(f"your key is {key}", **{key: -3.0, "A": -0.1})) as server:
+        model = RemoteLM(server.url, "m", cache=tmp_path, api_key=key)
+        model.predict_proba(QUESTIONS[:1])
+        for _ in range(2):
+            assert model.sample([f"what is {key}"], 1) == [["your key is [api_key]"]]
+    kept = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
+    assert len(kept) == 2 and key not in str(kept) and json.dumps(key)[1:-1] not in json.dumps(kept)
+
+
+def test_a_short_key_is_no_secret_and_leaves_answers_as_they_are():
+    with Server(lambda request, attempt: chat("a")) as server:
+        assert RemoteLM(server.url, "m", api_key="a").sample(["q"], 1) == [["a"]]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("before", range(180, 310, 7))
+def test_no_part_of_a_key_is_left_where_an_error_is_cut(status, before):
+    with Server(lambda request, attempt: (status, b"x" * before + KEY.encode(), {})) as server:
+        with pytest.raises(RemoteError) as error:
+            RemoteLM(server.url, "m", retries=0, api_key=KEY).sample(["q"], 1)
+    assert KEY[:6] not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_answer_without_end_is_cut(status, packed):
+    endless = b'{"choices": [{"message": {"content": "' + b"a" * (1 << 26)
+    body, headers = (gzip.compress(endless, 1), {"Content-Encoding": "gzip"}) if packed else (endless, {})
+    tracemalloc.start()
+    with Server(lambda request, attempt: (status, body, headers)) as server:
+        with pytest.raises(RemoteError, match="an answer of more than 16 MiB"):
+            RemoteLM(server.url, "m", retries=0).sample(["q"], 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 26
+
+
+def test_inputs_with_one_prompt_may_be_answered_at_once(tmp_path):
+    rows = [("a\nb", "c"), ("a", "b\nc"), ("a", "b", "c"), "a\nb\nc"]
+    with Server(lambda request, attempt: chat("yes" + " " * 10 ** 6)) as server:  # long enough to be written at once
+        for i in range(3):
+            model = RemoteLM(server.url, "m", answers=("yes", "no"), logprobs=False, samples=2, cache=tmp_path / f"{i}")
+            model.predict_proba(rows)
+            assert len(list((tmp_path / f"{i}").iterdir())) == 2
 
 
 CLIENT = """

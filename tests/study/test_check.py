@@ -82,3 +82,10 @@ def test_check_compares_with_the_commit(tmp_path, monkeypatch, capsys):
     assert check.check("p") == ["new.txt: only in the fresh results"] and "generated 1" in capsys.readouterr().out
     (folder / "table1.md").write_text("| 0.510 |\n")
     assert "table1.md: line 1" in check.check("p")[1]
+    for damaged in (b"", b"\xff", b"no comma\n1\n"):
+        (folder / "metrics.csv").write_bytes(damaged)
+        assert check.check("p")[1].startswith("metrics.csv: missing or damaged")
+    for damaged in (b"", b"[]", b'{"stages": {"01_a": 3}}', b"\xff"):
+        (folder / "MANIFEST.json").write_bytes(damaged)
+        (said,) = check.check("p")
+        assert "no MANIFEST.json that can be read (fresh: False, committed: True)" in said

@@ -147,6 +147,87 @@ def test_killed_after_the_last_line_of_work_only_moves(execute, tmp_path, monkey
     assert (tmp_path / "build/p/01_a/out.txt").read_text() == "7"
 
 
+class Killed(BaseException):
+    """In the place of SIGKILL: nothing handles it."""
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without a kernel: the stage writes its parameter `size` to out.txt."""
+    monkeypatch.setattr(run.StageRun, "_execute",
+                        lambda self: (self.staging / "out.txt").write_text(str(self.parameters["size"])))
+    monkeypatch.setattr(run.StageRun, "_check", lambda self: None)
+
+
+def as_published(folder):
+    return {file.name: file.read_bytes() for file in (folder / "figures/p").glob("*")}
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_publishing_that_was_killed_is_all_or_nothing_and_done_by_the_next_run(execute, quick, tmp_path, monkeypatch,
+                                                                               step):
+    """Killed at each step: writing a file, moving the old folder away, moving the new one to its place."""
+    execute({"01_a": GOOD}, SIZE_7)
+    old, calls = as_published(tmp_path), []
+
+    def counted(system):
+        def call(first, *rest):
+            if "figures" in str(first):
+                calls.append(first)
+                if len(calls) == step:
+                    raise Killed
+            return system(first, *rest)
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", counted(Path.write_bytes))
+        patch.setattr(os, "replace", counted(os.replace))
+        try:
+            execute({"01_a": GOOD}, {"01_a": {"size": 8}})
+        except Killed:
+            assert as_published(tmp_path) in ({}, old)
+    assert len(calls) == min(step, 4)
+    execute(notebook="01_a")
+    assert as_published(tmp_path)["out.txt"] == b"8"
+    manifest = json.loads(as_published(tmp_path)["MANIFEST.json"])["stages"]["01_a"]
+    assert manifest == run.read_manifest(tmp_path / "build/p/01_a")
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["p"]
+
+
+def test_what_is_published_is_compared_with_its_manifest_too(execute, quick, tmp_path):
+    execute({"01_a": GOOD}, SIZE_7)
+    published = as_published(tmp_path)
+    for name, content in (("MANIFEST.json", b'{"profile": "p", "stages": {}}'), ("out.txt", b"8"), ("stale", b"")):
+        (tmp_path / "figures/p" / name).write_bytes(content)
+        assert "up to date" in execute(notebook="01_a")[1] and as_published(tmp_path) == published
+    changed = tmp_path / "figures/p/out.txt"
+    os.utime(changed, (0, 0))  # untouched if nothing differs
+    execute(notebook="01_a")
+    assert changed.stat().st_mtime == 0
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"null", b'{"inputs": {}, "outputs": 3}', b"\xff", b"[" * 100_000],
+                         ids=["cut", "null", "number", "bytes", "deep"])
+def test_a_damaged_manifest_makes_its_stage_run_anew(execute, quick, tmp_path, damaged):
+    execute({"01_a": GOOD}, SIZE_7)
+    file = tmp_path / "build/p/01_a/manifest.json"
+    file.write_bytes(damaged)
+    assert "01_a (p): its manifest.json is damaged" in execute(notebook="01_a")[1]
+    assert run.read_manifest(file.parent)["outputs"].keys() == {"out.txt"}
+    assert "up to date" in execute(notebook="01_a")[1]
+
+
+@pytest.mark.parametrize("damaged, said", [
+    (b"settings: {threads: 1", "p.yaml is no YAML"), (b"\xff\xfe\x00", "p.yaml is no YAML"),
+    (b"", "p.yaml: the whole is None"), (b"- 1", "p.yaml: the whole is [1], expected `key: value` lines"),
+    (b"settings: 3\n01_a: {size: 7}", "p.yaml: settings is 3"), (b"01_a: [size, 7]", "01_a is ['size', 7]")])
+def test_a_damaged_profile_is_named(execute, tmp_path, damaged, said):
+    project(tmp_path, {"01_a": GOOD}, SIZE_7)
+    (tmp_path / "notebooks/profiles/p.yaml").write_bytes(damaged)
+    status, printed = execute(notebook="01_a")
+    assert status == 1 and said in printed
+
+
 def test_killed_at_any_moment_it_ends_in_the_same_results(tmp_path):
     """Kill the runner and its kernel with SIGKILL as they start and in the middle of the work, then let it finish."""
     waiting = ["profile = 'p'\nsize = 1", WRITE + "import time\n(folder / 'out.txt').write_text('half')\n"

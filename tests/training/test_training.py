@@ -308,6 +308,23 @@ sua.train("tiny", task, sua.OBJECTIVES["sua_tr"], task.perturbation("synonyms"),
             assert ours[key] == pytest.approx(theirs[key], abs=1e-5), key
 
 
+def test_a_damaged_log_trains_again_to_the_same_end(task, tmp_path):
+    options = dict(epochs=1, batch_size=16, cache=tmp_path)
+    first, log = train("tiny", task, OBJECTIVES["erm"], **options)
+    (file,) = tmp_path.glob("*/log.json")
+    for damaged in (b"", b'[{"loss": 1', b"null", b"\xff"):
+        file.write_bytes(damaged)
+        again, read = train("tiny", task, OBJECTIVES["erm"], **options)
+        assert same_weights(first, again)
+        assert [entry["loss"] for entry in read] == [entry["loss"] for entry in log]
+
+
+@pytest.mark.parametrize("argument", ["epochs", "batch_size"])
+def test_a_training_has_at_least_one_epoch_and_one_item_in_a_batch(task, argument):
+    with pytest.raises(ValueError, match=f"{argument} = 0: give at least 1"):
+        train("tiny", task, OBJECTIVES["erm"], **{argument: 0})
+
+
 def test_probes_follow_the_entropy_and_leave_the_training_alone(task, synonyms):
     options = dict(perturbation=synonyms, epochs=2, batch_size=16, learning_rate=1e-2)
     plain, _ = train("tiny", task, OBJECTIVES["sua_tr"], **options)
