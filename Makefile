@@ -31,7 +31,7 @@ READY := $(if $(PINNED),,.venv/ready)
 
 STAGES := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
 
-.PHONY: help setup reproduce smoke test bench lab check explain readme site assignments grade feedback download clean $(STAGES) announce
+.PHONY: help setup reproduce smoke test fuzz bench lab check explain readme site assignments grade feedback download clean $(STAGES) announce
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ smoke:  ## every cell of every notebook at toy size, in minutes; writes build/sm
 
 test: setup  ## the test suite, under six minutes on two cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
+fuzz: setup  ## N cases, 10,000 unless given, of valid and hostile inputs against independent computations
+	@OMP_NUM_THREADS=1 $(PY) tests/fuzz.py "$${N:-10000}"
 
 bench: setup  ## measure speed and memory as ratios within one run
 	@OMP_NUM_THREADS=1 $(PY) tests/bench.py

@@ -72,6 +72,6 @@ def divergence_named(name: str) -> Callable:
     "kl" = KL(p||q), "reverse_kl" = KL(q||p), "js" = Jensen-Shannon (nats, <= ln 2), "tv" = total variation (<= 1).
     ValueError for any other name.
     """
-    if name not in DIVERGENCES:
+    if not isinstance(name, str) or name not in DIVERGENCES:
         raise ValueError(unknown_name("divergence", name, DIVERGENCES))
     return DIVERGENCES[name]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.special import ndtr
@@ -18,6 +19,8 @@ from scipy.special import ndtr
 from .divergences import FLOOR
 from .inputs import expect
 from .predictions import Predictions
+
+LARGEST = 1 << 24  # entries of the resamples that are held at a time, 128 MB
 
 
 class SingleClassError(ValueError):
@@ -126,7 +129,7 @@ def _variants_right(predictions):
 
 
 def _at_least_one(bins):
-    expect(bins >= 1, f"bins = {bins}: give at least one bin")
+    expect(isinstance(bins, Integral) and bins >= 1, lambda: f"bins = {bins!r}: give a whole number, at least one bin")
     return bins
 
 
@@ -206,7 +209,7 @@ def prr(is_error, score, counts=None) -> float:
 @_resampled
 def selective_accuracy(is_error, score, coverage: float = 0.8, counts=None) -> float:
     """Accuracy on the ceil(coverage * N) items of lowest score. ValueError unless 0 < coverage <= 1."""
-    expect(0 < coverage <= 1, f"coverage = {coverage}: give a share in (0, 1]")
+    expect(isinstance(coverage, Real) and 0 < coverage <= 1, lambda: f"coverage = {coverage!r}: give a share in (0, 1]")
     size, bad = _blocks(is_error, score, counts)
     kept = np.ceil(coverage * size.sum(1) - 1e-9)
     end = size.cumsum(1)
@@ -225,7 +228,7 @@ def selective_risk(is_error, score) -> np.ndarray:
 
 
 def _checked(is_error, score):
-    is_error, score = np.asarray(is_error), np.asarray(score, dtype=np.float64)
+    is_error, score = np.asarray(is_error), _numbers("score", score)
     if is_error.shape != score.shape or score.ndim != 1 or not len(score):
         raise ValueError(f"is_error has shape {is_error.shape}, score {score.shape}: give two vectors of one length")
     unknown = (is_error != 0) & (is_error != 1)
@@ -234,6 +237,13 @@ def _checked(is_error, score):
     if np.isnan(score).any():
         raise ValueError(f"score[{int(np.argmax(np.isnan(score)))}] is NaN: a score must order every item")
     return is_error.astype(bool), _comparable(score)
+
+
+def _numbers(name, values):
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not an array of numbers ({error}): give one number per entry") from None
 
 
 def _comparable(score):
@@ -297,16 +307,19 @@ def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, re
     percentile intervals at `level`, moved by the mean of the resamples less the value, and the two-sided p-value of
     "no gain", normal with the bootstrap's deviation. The move is next to nothing except for `ece`, which is higher on
     resamples: unmoved, its interval may lie above its value.
+
+    Resamples are drawn and measured in blocks of 128 MB, whatever N. ValueError for runs of another form, with other
+    names or sizes, an unknown reference, resamples < 2 or a level outside (0, 1).
     """
+    _check_runs(runs, references, resamples, level)
     names = list(runs[0])
     arguments = lambda value: value if isinstance(value, tuple) else (value,)
     sizes = {len(arguments(run[name])[0]) for run in runs for name in names}
     expect(len(sizes) == 1, f"the runs have {sorted(sizes)} items: give every name and seed the same items")
-    absent = [reference for reference in references if reference not in names]
-    expect(not absent, f"reference {absent[:1]} is not among the names {names}")
     (n,) = sizes
-    counts = _resamples(n, resamples, seed)
-    values = {name: np.mean([metric(*arguments(run[name]), counts=counts) for run in runs], axis=0) for name in names}
+    parts = [[np.mean([metric(*arguments(run[name]), counts=counts) for run in runs], axis=0) for name in names]
+             for counts in _resamples(n, resamples, seed)]
+    values = dict(zip(names, np.concatenate(parts, axis=1)))
     percentages = 100 * np.array([(1 - level) / 2, (1 + level) / 2])
     interval = lambda v: np.nanpercentile(v[1:], percentages) - (np.nanmean(v[1:]) - v[0])
     rows = []
@@ -320,11 +333,35 @@ def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, re
     return rows
 
 
+def _check_runs(runs, references, resamples, level):
+    expect(isinstance(runs, Sequence) and len(runs) and all(isinstance(run, Mapping) for run in runs), lambda: "runs "
+           f"is no list of dicts but a {type(runs).__name__}: give one {{name: arguments of the metric}} per seed")
+    for i, run in enumerate(runs):
+        expect(run and runs[0].keys() <= run.keys(), lambda: f"runs[{i}] has the names {list(run)}, runs[0] "
+               f"{list(runs[0])}: give every seed the same names, at least one")
+    expect(not isinstance(references, str), lambda: f"references = {references!r}: give a list of names")
+    absent = [reference for reference in references if reference not in runs[0]]
+    expect(not absent, lambda: f"reference {absent[:1]} is not among the names {list(runs[0])}")
+    expect(isinstance(resamples, Integral) and resamples >= 2, lambda: f"resamples = {resamples!r}: give at least 2")
+    expect(isinstance(level, Real) and 0 < level < 1, lambda: f"level = {level!r}: give a share between 0 and 1")
+
+
+def _resamples(n, resamples, seed) -> Iterator[np.ndarray]:
+    """Blocks (B, n) of how often each item occurs: once, then in every resample."""
+    rows = max(LARGEST // n - 1, 1)
+    return iter([_all_resamples(n, resamples, seed)]) if rows >= resamples else _drawn(n, resamples, seed, rows)
+
+
 @functools.lru_cache(maxsize=1)  # many intervals are over as many items
-def _resamples(n, resamples, seed):
-    """(resamples + 1, n) how often each item occurs: once, then in every resample."""
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.vstack([np.ones((1, n), dtype=int), drawn])
+def _all_resamples(n, resamples, seed):
+    return np.concatenate(list(_drawn(n, resamples, seed, resamples)))
+
+
+def _drawn(n, resamples, seed, rows):
+    rng = np.random.default_rng(seed)
+    yield np.ones((1, n), dtype=int)
+    for first in range(0, resamples, rows):
+        yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - first))
 
 
 def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], references: Sequence[str] = ("entropy",),
@@ -333,6 +370,10 @@ def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], re
 
     Returns one row {score, auroc, low, high, reference, gain, gain_low, gain_high, p} per score and reference.
     """
+    pairs = isinstance(runs, Sequence) and all(
+        isinstance(run, (tuple, list)) and len(run) == 2 and isinstance(run[1], Mapping) for run in runs)
+    expect(pairs and not isinstance(references, Mapping), "runs is no list of pairs: give [(is_error, {name: score})], "
+           "one pair per seed, not is_error and the scores apart")
     runs = [{name: (is_error, score) for name, score in scores.items()} for is_error, scores in runs]
     return [{"score": row.pop("name"), "auroc": row.pop("value"), **row}
             for row in intervals(runs, auroc, references, resamples, seed, level)]
@@ -347,9 +388,13 @@ def _p_value(gain, resampled):
 def holm(p_values) -> np.ndarray:
     """(m,) p-values adjusted for m tests (Holm 1979): those <= alpha make no false claim with probability >= 1 - alpha.
 
-    Valid under any dependence between the tests. NaN stays NaN and counts as no test.
+    Valid under any dependence between the tests. NaN stays NaN and counts as no test. ValueError outside [0, 1].
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p = _numbers("p_values", p_values)
+    expect(p.ndim == 1, f"p_values has shape {p.shape}: give a vector")
+    outside = (p < 0) | (p > 1)
+    expect(not outside.any(), lambda: f"p_values[{int(np.argmax(outside))}] = {p[outside][0]}: probabilities are in "
+           "[0, 1]")
     order = np.argsort(p)  # NaN last
     factor = np.maximum((~np.isnan(p)).sum() - np.arange(len(p)), 1)
     adjusted = np.empty_like(p)

@@ -59,6 +59,10 @@ class Predictions:
 
     Every distribution must sum to 1 within 1e-4 and is then renormalised in float64.
 
+    Memory: 8 bytes per number. Construction needs four times as much for a moment, loading a file six times; scores
+    are computed in blocks and add little. So 8 GB hold N (K + 1) C up to about 150 million numbers: with K = 8 and
+    C = 4, N = 4 million; with K = 8 and C = 150, N = 100,000.
+
     Raises
     ------
     ValueError : names the field, the row and the value that is wrong, and what to do.

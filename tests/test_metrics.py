@@ -442,6 +442,50 @@ def test_intervals_refuse_runs_that_cannot_be_paired():
         intervals([{"erm": labelled()}], metrics.accuracy)
 
 
+@pytest.mark.parametrize("given, said", [
+    ({"runs": (np.array([0, 1]), {"entropy": [0.0, 1.0]})}, "no list of pairs: give .*is_error, {name: score}"),
+    ({"runs": np.array([0, 1]), "references": {"entropy": [0.0, 1.0]}}, "no list of pairs"),
+    ({"runs": [{"entropy": [0.0, 1.0]}]}, "no list of pairs"),
+    ({"runs": []}, "runs"),
+    ({"runs": runs()[:1] + [(runs()[0][0], {"noise": runs()[0][0]})]}, r"runs\[1\] has the names"),
+    ({"references": "entropy"}, "references = 'entropy': give a list"), ({"resamples": 0}, "resamples = 0"),
+    ({"resamples": 2.5}, "resamples = 2.5"), ({"level": np.nan}, "level = nan"), ({"level": "x"}, "level = 'x'"),
+])
+def test_intervals_say_which_argument_is_wrong(given, said):
+    with pytest.raises(ValueError, match=said):
+        auroc_intervals(**{"runs": runs(), **given})
+
+
+def test_intervals_of_one_dict_ask_for_a_list():
+    with pytest.raises(ValueError, match="runs is no list of dicts but a dict"):
+        intervals({"entropy": ([0, 1], [0, 1])})
+
+
+@pytest.mark.parametrize("rows", [1, 7, 99])
+def test_resamples_in_blocks_are_those_in_one_piece(rows, monkeypatch):
+    monkeypatch.setattr(metrics, "LARGEST", 1 << 24)
+    whole = auroc_intervals(runs(), resamples=100)
+    blocks = list(metrics._resamples(200, 100, 3))
+    monkeypatch.setattr(metrics, "LARGEST", 200 * (rows + 1))
+    assert auroc_intervals(runs(), resamples=100) == whole
+    drawn = list(metrics._resamples(200, 100, 3))
+    assert len(blocks) == 1 and len(drawn) == 1 + -(-100 // rows) and max(map(len, drawn)) == rows
+    assert (np.concatenate(drawn) == blocks[0]).all()
+    old = np.random.default_rng(3).multinomial(200, np.full(200, 1 / 200), size=100)
+    assert (blocks[0] == np.vstack([np.ones((1, 200), int), old])).all()
+
+
+def test_numbers_that_are_none_are_named():
+    for call, said in ((lambda: auroc([0, 1], ["a", "b"]), "score is not an array of numbers"),
+                       (lambda: holm([0.1, "x"]), "p_values is not an array"),
+                       (lambda: holm([0.1, 1.5]), "p_values.1. = 1.5"),
+                       (lambda: holm([[0.1]]), "p_values has shape"),
+                       (lambda: selective_accuracy([0, 1], [0, 1], None), "coverage = None"),
+                       (lambda: ece(binary([0.5], [1]), bins=1.5), "bins = 1.5")):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
 def test_p_values_agree_with_the_intervals_and_are_uniform_without_a_gain():
     p_values = []
     for seed in range(200):

@@ -8,6 +8,7 @@ low H (confident although unstable, the failure mode). S = mean_k KL(p, q_k) and
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Mapping, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ def regime_thresholds(predictions: Predictions, sensitivity_quantile: float = 0.
     ValueError for a quantile outside [0, 1], or predictions without variants.
     """
     for name, q in (("sensitivity_quantile", sensitivity_quantile), ("entropy_quantile", entropy_quantile)):
-        expect(0 <= q <= 1, f"{name} = {q}: give a share in [0, 1]")
+        expect(isinstance(q, Real) and 0 <= q <= 1, lambda: f"{name} = {q!r}: give a share in [0, 1]")
     return Thresholds(float(np.quantile(sensitivity(predictions), sensitivity_quantile)),
                       float(np.quantile(entropy(predictions.probs), entropy_quantile)))
 
@@ -53,7 +54,7 @@ def regime(predictions: Predictions, thresholds: Thresholds | None = None) -> np
     ValueError unless the thresholds are two finite numbers.
     """
     thresholds = regime_thresholds(predictions) if thresholds is None else thresholds
-    expect(np.shape(thresholds) == (2,) and np.isfinite(thresholds).all(),
+    expect(np.shape(thresholds) == (2,) and all(isinstance(value, Real) and np.isfinite(value) for value in thresholds),
            f"thresholds = {thresholds}: give two finite numbers, of S and of H in nats, as regime_thresholds does")
     high_s, high_h = sensitivity(predictions) > thresholds[0], entropy(predictions.probs) > thresholds[1]
     return np.where(high_s, np.where(high_h, "B", "D"), np.where(high_h, "C", "A"))
@@ -101,6 +102,8 @@ def regime_table(predictions: Predictions, regimes=None, scores: Mapping[str, np
     for name, values in {"regimes": regimes, **scores}.items():
         expect(np.shape(values) == (len(predictions),), f"{name} has shape {np.shape(values)}, expected "
                f"({len(predictions)},): one entry per item")
+    for name, values in scores.items():
+        expect(not np.isnan(values).any(), f"{name} holds NaN: a score must order every item")
     unknown = np.setdiff1d(regimes, REGIMES)
     expect(not len(unknown), lambda: f"regimes holds {str(unknown[0])!r}: use {', '.join(REGIMES)}")
     rows = {}
@@ -165,8 +168,9 @@ def synthetic_benchmark(n: int = 2400, k: int = 8, seed: int = 0, labels: str = 
 
     ValueError unless n is a positive multiple of 4, at least 8, and k >= 1; for an unknown rule.
     """
-    expect(n >= 8 and n % 4 == 0, f"n = {n}: give a multiple of 4, at least 8, for regimes of equal size")
-    expect(k >= 1, f"k = {k}: draw at least one variant per item")
+    expect(isinstance(n, Integral) and n >= 8 and n % 4 == 0, f"n = {n}: give a multiple of 4, at least 8, for regimes "
+           "of equal size")
+    expect(isinstance(k, Integral) and k >= 1, f"k = {k}: draw at least one variant per item")
     expect(labels in LABEL_RULES, f"unknown label rule {labels!r}: use one of {', '.join(LABEL_RULES)}")
     rng = np.random.default_rng(seed)
     regimes = np.resize(REGIMES, n)

@@ -113,9 +113,10 @@ def generation_score(generations: Generations, name: str, clusters: Clusters | N
     """The score `name` of GENERATION_SCORES for every question, (N,), higher = more likely wrong.
 
     clusters : of `meaning_clusters`. similarities : of the function `similarities`.
-    ValueError for an unknown name (suggests the nearest), or where what the score needs is missing.
+    ValueError for an unknown name (suggests the nearest), or where what the score needs is missing, or of other
+    Generations.
     """
-    if name not in GENERATION_SCORES:
+    if not isinstance(name, str) or name not in GENERATION_SCORES:
         raise ValueError(unknown_name("generation score", name, GENERATION_SCORES))
     function = GENERATION_SCORES[name].function
     given = {"generations": generations, "clusters": clusters, "similarities": similarities}
@@ -123,4 +124,22 @@ def generation_score(generations: Generations, name: str, clusters: Clusters | N
     for key, value in wanted.items():
         expect(value is not None and not callable(value), f"score {name!r} needs {key}: give {key}=" + {
             "clusters": "sua.meaning_clusters(generations, sua.SameText())"}.get(key, "sua.similarities(generations)"))
+        if key in CHECKS:
+            CHECKS[key](generations, value)
     return function(**wanted)
+
+
+def _check_clusters(generations, clusters):
+    shape = np.shape(getattr(clusters, "samples", ()))
+    expect(shape == generations.require("samples").shape, lambda: f"clusters of samples of shape {shape}, but the "
+           f"samples have {generations.samples.shape}: give sua.meaning_clusters of these Generations")
+
+
+def _check_similarities(generations, similarities):
+    n, _, m = generations.require("samples").shape
+    shape = np.shape(similarities)
+    expect(shape == (n, m + 1, m + 1) and np.isfinite(similarities).all(), lambda: f"similarities of shape {shape} are "
+           f"not ({n}, {m + 1}, {m + 1}) finite numbers: give sua.similarities of these Generations")
+
+
+CHECKS = {"clusters": _check_clusters, "similarities": _check_similarities}

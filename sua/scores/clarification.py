@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from ..divergences import DIVERGENCES, FLOOR, entropy
@@ -39,7 +41,8 @@ def collapse_index(predictions: Predictions, w_min: float | None = None) -> np.n
     if w_min is None:
         return DIVERGENCES["kl"](mixed(predictions), predictions.probs)
     z = predictions.require("clarified").shape[1]
-    expect(0 <= w_min <= 1 / z, f"w_min = {w_min}: the least of {z} weights is in [0, 1/{z}]; give a number there")
+    expect(isinstance(w_min, Real) and 0 <= w_min <= 1 / z, lambda: f"w_min = {w_min!r}: the least of {z} "
+           f"weights is in [0, 1/{z}]; give a number there")
     # weights >= w_min on the p_z are free weights on these mixtures
     mixtures = w_min * predictions.clarified.sum(1, keepdims=True) + max(1 - z * w_min, 0) * predictions.clarified
     return _least_kl(mixtures, predictions.probs)

@@ -14,8 +14,11 @@ import numpy as np
 from ..inputs import expect
 from ..metrics import two_classes
 from ..predictions import Predictions
+from .rows import BLOCK
 
 HOTTEST = 100.0  # temperatures are sought in [1 / HOTTEST, HOTTEST]
+CONSTANT = 1e-9  # a column of scores that varies by no more is constant up to rounding, and tells nothing apart
+SINGULAR = 1e-12  # least variance of a direction, in parts of the largest, that is not an effect of rounding
 
 
 def temperature(calibration: Predictions) -> float:
@@ -30,11 +33,12 @@ def temperature(calibration: Predictions) -> float:
     expect(possible.any(), "every calibration label has probability 0: no temperature can help")
     z = z[possible] - at_label[possible, None]
     finite = np.where(np.isfinite(z), z, 0)
+    blocks = [(z[i:i + BLOCK], finite[i:i + BLOCK]) for i in range(0, len(z), BLOCK)]
     # d NLL / d(1/T) = mean of E_T[z] - z_label rises with 1/T: bisect its sign
     low, high = -np.log(HOTTEST), np.log(HOTTEST)
     for _ in range(50):
         middle = (low + high) / 2
-        rising = (_softmax(z * np.exp(middle)) * finite).sum(-1).mean() > 0
+        rising = sum((_softmax(z * np.exp(middle)) * finite).sum(-1).sum() for z, finite in blocks) > 0
         low, high = (low, middle) if rising else (middle, high)
     return float(np.exp(-middle))
 
@@ -60,9 +64,11 @@ def at_temperature(p, T: float) -> np.ndarray:
 def discriminant(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
     """Linear discriminant (Fisher 1936): x (N, D) -> projection on inv(pooled covariance) (mean_error - mean_right).
 
-    The direction is scaled to weight 1 (or -1) on the first column. SingleClassError if there is one class only.
+    The direction is scaled to weight 1 (or -1) on the first column; constant columns weigh 0.
+    SingleClassError if there is one class only.
     """
     wrong = two_classes(is_error)
+    x = x * (x.std(0) > CONSTANT)
     means = x[wrong].mean(0), x[~wrong].mean(0)
     residual = x - np.where(wrong[:, None], *means)
     direction = np.linalg.pinv(residual.T @ residual / len(x), hermitian=True) @ (means[0] - means[1])
@@ -79,7 +85,8 @@ def logistic(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
 
     sign = np.where(two_classes(is_error), 1, -1)
     center, spread = x.mean(0), x.std(0)
-    standard = lambda x: np.hstack([(x - center) / np.where(spread > 0, spread, 1), np.ones((len(x), 1))])
+    spread = np.where(spread > CONSTANT, spread, 1)
+    standard = lambda x: np.hstack([(x - center) / spread, np.ones((len(x), 1))])
     design = standard(x)
 
     def loss(w):
@@ -96,17 +103,21 @@ def mahalanobis(features, groups) -> Callable[[np.ndarray], np.ndarray]:
     """features (N, D) -> squared Mahalanobis distance to the nearest of the groups' means, one shared covariance.
 
     The covariance within groups is shrunk towards a multiple of the identity by the Ledoit-Wolf rule (2004), so that
-    fewer items than dimensions will do. ValueError if the items do not vary within groups.
+    fewer items than dimensions will do. ValueError if the items vary within groups by no more than rounding, in some
+    direction or in all.
     """
+    unit = 2.0 ** np.frexp(np.abs(features).max())[1]  # a power of two costs no digit, and no square overflows
+    features = features / unit
     values, group = np.unique(groups, return_inverse=True)
     means = np.stack([features[group == g].mean(0) for g in range(len(values))])
-    residual = features - means[group]
-    try:
-        whiten = np.linalg.inv(np.linalg.cholesky(shrunk_covariance(residual))).T
-    except np.linalg.LinAlgError:
-        raise ValueError(f"{len(features)} calibration items of {len(values)} classes vary too little within classes "
-                         "to estimate a covariance: give more") from None
-    return lambda new: np.min([(((new - mean) @ whiten) ** 2).sum(-1) for mean in means], axis=0)
+    covariance = shrunk_covariance(features - means[group])
+    variances = np.linalg.eigvalsh(covariance)
+    # features are at most 1 here, and known to 16 digits
+    expect(variances[0] > SINGULAR * variances[-1] and variances[-1] > SINGULAR**2, lambda: f"{len(features)} "
+           f"calibration items of {len(values)} classes vary too little within classes to estimate a covariance: give "
+           "more, and leave out features that follow from others")
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
+    return lambda new: np.min([(((new / unit - mean) @ whiten) ** 2).sum(-1) for mean in means], axis=0)
 
 
 def shrunk_covariance(x) -> np.ndarray:

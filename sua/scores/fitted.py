@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..divergences import entropy
+from ..inputs import expect
 from ..metrics import auroc
 from ..predictions import Predictions
 from . import fits
 from .orbit import sensitivity, sua
-from .single import msp
+from .rows import blockwise
 
 
 LAMBDAS = np.concatenate([[0], np.geomspace(1 / 16, 16, 33)])
@@ -24,6 +25,7 @@ def choose_lambda(calibration: Predictions, grid=LAMBDAS, divergence: str = "kl"
     """
     s, h = sensitivity(calibration, divergence), entropy(calibration.probs)
     order = sorted((float(lam) for lam in grid), key=abs)
+    expect(order and np.isfinite(order).all(), lambda: f"grid = {grid!r}: give one finite lambda or more")
     return max(order, key=lambda lam: auroc(calibration.is_error, s - lam * h))
 
 
@@ -39,12 +41,17 @@ def sua_signed(predictions: Predictions, calibration: Predictions, divergence: s
 
 def msp_scaled(predictions: Predictions, calibration: Predictions) -> np.ndarray:
     """1 - max p at the temperature of lowest NLL on calibration. With two classes it ranks as `msp` does."""
-    return msp(fits.scaled(predictions, fits.temperature(calibration)))
+    return 1 - _tempered(predictions, fits.temperature(calibration)).max(-1)
 
 
 def entropy_scaled(predictions: Predictions, calibration: Predictions) -> np.ndarray:
     """H at the temperature of lowest NLL on calibration. With two classes it ranks as `entropy` does."""
-    return entropy(fits.scaled(predictions, fits.temperature(calibration)).probs)
+    return entropy(_tempered(predictions, fits.temperature(calibration)))
+
+
+@blockwise
+def _tempered(predictions, T):
+    return fits.at_temperature(predictions.probs, T)
 
 
 def fused(predictions: Predictions, calibration: Predictions, divergence: str = "kl") -> np.ndarray:
@@ -68,9 +75,29 @@ def _plane(predictions, divergence):
 
 
 def mahalanobis(predictions: Predictions, calibration: Predictions) -> np.ndarray:
-    """Squared distance of the features to the nearest class mean; class means, shared covariance from calibration."""
-    fit = fits.mahalanobis(calibration.require("features"), calibration.require("labels"))
-    return fit(predictions.require("features"))
+    """Squared distance of the features to the nearest class mean; class means, shared covariance from calibration.
+
+    ValueError where features of calibration have another width, vary too little to tell a covariance from rounding, or
+    lie so far apart that a distance overflows.
+    """
+    return _distance(predictions, calibration, calibration.require("labels"))
+
+
+def _distance(predictions, calibration, groups):
+    known, new = calibration.require("features"), predictions.require("features")
+    expect(known.shape[1] == new.shape[1], f"features of calibration have {known.shape[1]} columns, those of "
+           f"predictions {new.shape[1]}: take both from the same model")
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = _row_distance(predictions, fits.mahalanobis(known, groups))
+    bad = ~np.isfinite(distance)
+    expect(not bad.any(), lambda: f"features[{int(np.argmax(bad))}] of predictions lies too far from those of "
+           "calibration for a finite distance: look for overflow in the model")
+    return distance
+
+
+@blockwise
+def _row_distance(predictions, fit):
+    return fit(predictions.features)
 
 
 def relative_mahalanobis(predictions: Predictions, calibration: Predictions) -> np.ndarray:
@@ -79,5 +106,4 @@ def relative_mahalanobis(predictions: Predictions, calibration: Predictions) -> 
     It looks for inputs unlike all others. Where the surest answers have the features furthest out, as with a head that
     is linear in them, it ranks failures worse than chance.
     """
-    everything = fits.mahalanobis(calibration.require("features"), np.zeros(len(calibration)))
-    return mahalanobis(predictions, calibration) - everything(predictions.require("features"))
+    return mahalanobis(predictions, calibration) - _distance(predictions, calibration, np.zeros(len(calibration)))

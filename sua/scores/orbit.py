@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from ..divergences import DIVERGENCES, divergence_named, entropy
+from ..inputs import expect
 from ..predictions import Predictions
+from .rows import blockwise
 
 
+@blockwise
 def sensitivity(predictions: Predictions, divergence: str = "kl") -> np.ndarray:
     """S(x) = mean_k D(p, q_k): how far the output moves under perturbation (paper, section 3)."""
     return divergence_named(divergence)(predictions.probs[:, None], predictions.require("perturbed")).mean(-1)
 
 
 def sua(predictions: Predictions, lam: float = 1.0, divergence: str = "kl") -> np.ndarray:
-    """SUA = S - lam * H (paper, section 3). lam < 0 adds the entropy instead of subtracting it."""
+    """SUA = S - lam * H (paper, section 3). lam < 0 adds the entropy instead of subtracting it.
+
+    ValueError unless lam is one finite number.
+    """
+    expect(isinstance(lam, Real) and np.isfinite(lam), lambda: f"lam = {lam!r}: give one finite number")
     return sensitivity(predictions, divergence) - lam * entropy(predictions.probs)
 
 

@@ -13,6 +13,8 @@ from scipy.special import expit
 from ..divergences import FLOOR
 from ..inputs import expect
 from ..predictions import Predictions
+from .fits import CONSTANT
+from .rows import blockwise
 
 PRIOR = np.array([1.0, 1.0, 0.0])  # weight per standard deviation of each evidence, before any label is seen
 PRECISION = 8.0  # of the normal prior on every weight and answer effect: a standard deviation of 0.35
@@ -37,8 +39,12 @@ def sua_repaired(predictions: Predictions, calibration: Predictions) -> np.ndarr
     is learned: a brittle model errs where it moves, a robust one where it is unsure. b: some answers are wrong more
     often than their odds say. The prior decides where errors are few.
 
-    calibration : labelled predictions of other items, with as many classes; about 100 are enough to help. If it
-    holds no error, or nothing but errors, it says nothing about ranking: w = (1, 1, 0) and b = 0 are used.
+    How many labels. On the 34 settings of `sua.recorded.llms`, K = 2 prompts, its mean AUROC is above that of msp with
+    50 calibration items already, and the gain grows with their number. But where the variants say less than x does, a
+    single setting can fall behind msp, by .02 at 50 items and .01 at 500, until w has been learned: take 200 or more.
+
+    calibration : labelled predictions of other items, with as many classes. If it holds no error, or nothing but
+    errors, it says nothing about ranking: w = (1, 1, 0) and b = 0 are used.
     Raises ValueError if labels or variants are missing or the numbers of classes differ.
     """
     classes = predictions.probs.shape[1]
@@ -46,11 +52,12 @@ def sua_repaired(predictions: Predictions, calibration: Predictions) -> np.ndarr
            f"have {classes}: calibrate on the same label set")
     known = evidence(calibration)
     centre, scale = known.mean(0), known.std(0)
-    scale = np.where(scale > 1e-9, scale, 1)  # a constant, up to rounding, tells nothing apart
+    scale = np.where(scale > CONSTANT, scale, 1)
     weights, effects = fit((known - centre) / scale, calibration.answers, calibration.is_error, classes)
     return (evidence(predictions) - centre) / scale @ weights + effects[predictions.answers]
 
 
+@blockwise
 def evidence(predictions: Predictions) -> np.ndarray:
     """(N, 3) uncertainty u, the variants' odds v and sensitivity S of `sua_repaired`, each of them unscaled."""
     answers = predictions.answers

@@ -391,3 +391,19 @@ def test_wrong_benchmarks_are_refused(arguments, message):
 def test_wrong_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda p: regime(p, ("1", "2")), "thresholds = .*two finite numbers"),
+    (lambda p: regime(p, (None, 1)), "thresholds = .*two finite numbers"),
+    (lambda p: regime_thresholds(p, None), "sensitivity_quantile = None"),
+    (lambda p: regime_thresholds(p, 0.5, [0.5, 0.6]), "entropy_quantile = "),
+    (lambda p: regime_table(p, scores={"mine": np.full(len(p), np.nan)}), "mine holds NaN"),
+    (lambda p: synthetic_benchmark("8"), "n = 8"),
+    (lambda p: synthetic_benchmark(8.0), "n = 8.0"),
+    (lambda p: synthetic_benchmark(8, 1.5), "k = 1.5"),
+])
+def test_what_is_no_number_is_named(call, said):
+    p, _ = synthetic_benchmark(8, 2)
+    with pytest.raises(ValueError, match=said):
+        call(p)

@@ -450,3 +450,19 @@ def test_clusters_fit_together(given, said):
 def test_gold_answers_are_lists_of_texts(texts):
     with pytest.raises(ValueError, match=r"gold\[0\] = .*give a list of answers"):
         meaning_clusters(handmade(EQUAL), SameText(), [texts])
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda g, c, w: ("semantic_entropy", Clusters(np.tile(c.samples, (2, 1, 1)), np.tile(c.counts, 2))),
+     "clusters of samples of shape .*give sua.meaning_clusters of these"),
+    (lambda g, c, w: ("semantic_entropy", w), "clusters of samples of shape"),
+    (lambda g, c, w: ("deg", None, w[:, 0]), "similarities of shape .*give sua.similarities of these"),
+    (lambda g, c, w: ("deg", None, w * np.nan), "similarities of shape .*finite"),
+    (lambda g, c, w: ("cocoa", None, np.tile(w, (2, 1, 1))), "similarities of shape"),
+    (lambda g, c, w: (["deg"], None, w), "unknown generation score"),
+])
+def test_clusters_and_similarities_of_other_generations_are_refused(spoil, said):
+    one = Generations(["q"], ["Paris"], [[-1.0]], [[0.5]], samples=[[["Paris", "Rome"]]],
+                      loglikelihoods=[[[-1.0, -2.0]]])
+    with pytest.raises(ValueError, match=said):
+        generation_score(one, *spoil(one, meaning_clusters(one, SameText()), similarities(one)))

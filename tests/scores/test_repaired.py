@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 
-from sua import Predictions
+from sua import Predictions, recorded
 from sua.metrics import auroc
 from sua.scores.repaired import PRECISION, PRIOR, evidence, fit, sua_repaired
 
@@ -150,3 +150,19 @@ def test_errors_name_the_remedy():
         sua_repaired(items, replace(items, labels=None))
     with pytest.raises(ValueError, match="perturbed"):
         sua_repaired(replace(items, perturbed=None), items)
+
+
+def test_it_gains_on_msp_on_average_from_few_labels_and_falls_behind_by_little():
+    settings, falls = recorded.llms(), {50: 0.02, 500: 0.01}
+    gains = {}
+    for size in falls:
+        for i, (name, p) in enumerate(settings.items()):
+            drawn = []
+            for seed in range(3):
+                order = np.random.default_rng([i, seed]).permutation(len(p))
+                calibration, test = p.subset(order[:size]), p.subset(order[size:])
+                drawn.append(auroc(test.is_error, sua_repaired(test, calibration))
+                             - auroc(test.is_error, 1 - test.probs.max(-1)))
+            gains.setdefault(size, []).append(np.mean(drawn))
+        assert min(gains[size]) > -falls[size] and np.mean(gains[size]) > 0.01
+    assert np.mean(gains[500]) > np.mean(gains[50])

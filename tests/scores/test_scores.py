@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 
@@ -20,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from sua import SCORES, Predictions, score, scores
 from sua.metrics import SingleClassError, auroc, auroc_intervals
-from sua.scores import fits
+from sua.scores import fits, rows
 
 mpmath.mp.dps = 40
 F = Fraction
@@ -262,12 +263,34 @@ def test_an_unknown_score_suggests_the_nearest(wrong, nearest):
     ("sua", {"lambda_": 2}, "score 'sua' has no parameter 'lambda_'; it takes lam, divergence"),
     ("entropy", {"lam": 2}, "score 'entropy' has no parameter 'lam'; it takes none"),
     ("msp", {"calibration": HAND}, "'msp' has no parameter 'calibration'"),
+    *[("sua", {"lam": lam}, "(?s)lam = .*: give one finite number")
+      for lam in (np.nan, np.inf, None, "1", [1.0], np.ones((3, 1)))],
+    ("sua_positive", {"lam": np.nan}, "lam = nan: give one finite number"),
+    ("collapse_index", {"w_min": "0"}, "w_min = '0'"),
+    ("sua", {"divergence": ["kl"]}, "unknown divergence"),
     ("sua", {"divergence": "j"}, "unknown divergence 'j'"),
     ("sua", {"divergence": "kullback"}, "Known: kl, reverse_kl, js, tv"),
 ])
 def test_unknown_parameters_are_refused(name, parameters, said):
     with pytest.raises(ValueError, match=said):
         score(HAND, name, **parameters)
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: score(HAND, ["sua"]), "unknown score"),
+    (lambda: score("text", "msp"), "predictions is a str: give Predictions"),
+    (lambda: score(HAND, "fused", calibration=[HAND]), "'fused' is fitted: give calibration=Predictions"),
+    (lambda: scores.choose_lambda(reference(3), []), "give one finite lambda or more"),
+    (lambda: scores.choose_lambda(reference(3), [0, np.nan]), "give one finite lambda or more"),
+])
+def test_what_is_no_name_predictions_or_grid_is_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+@pytest.mark.parametrize("name", sorted({*FITTED} - {"sua_repaired"}))
+def test_a_fit_that_reads_no_answer_takes_calibration_with_other_options(name):
+    assert np.isfinite(score(HAND, name, calibration=reference(5))).all()
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -603,9 +626,97 @@ def test_mahalanobis_is_scipys_with_sklearns_covariance(n, d):
 
 
 def test_mahalanobis_needs_spread_within_classes():
-    calibration = Predictions(probs=HAND.probs, features=[[0.0, 1], [1, 0], [2, 2]], labels=[0, 1, 2], ids=list("abc"))
+    calibration = Predictions(probs=HAND.probs, features=np.eye(3), labels=[0, 1, 2], ids=list("abc"))
     with pytest.raises(ValueError, match="3 calibration items of 3 classes vary too little.*give more"):
         score(HAND, "mahalanobis", calibration=calibration)
+
+
+def with_features(rng, n=60, d=3, **other):
+    return Predictions(probs=rng.dirichlet(np.ones(3), n), features=rng.normal(size=(n, d)), labels=np.arange(n) % 3,
+                       ids=[f"c{i}" for i in range(n)], **other)
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "relative_mahalanobis"])
+def test_features_that_a_covariance_cannot_be_told_from_are_refused(name):
+    calibration = with_features(np.random.default_rng(0))
+    wide = replace(calibration, features=np.hstack([calibration.features] * 2)[:, :4])
+    with pytest.raises(ValueError, match="calibration have 4 columns, those of predictions 3: take both from the same"):
+        score(HAND, name, calibration=wide)
+    with pytest.raises(ValueError, match="calibration have 1 columns"):  # which would broadcast
+        score(HAND, name, calibration=replace(calibration, features=calibration.features[:, :1]))
+    first, turns = calibration.features[:, :1], (-1.0) ** (np.arange(60) // 3)  # as often -1 as 1 in each class
+    for flat in (0.1 + 0 * calibration.features,  # means of 0.1 are not 0.1 to the last digit
+                 turns[:, None] * [1, 0.3, 0.7],  # one direction, along which all squares agree: nothing to shrink
+                 1 + 1e-15 * first * np.ones(3)):
+        with pytest.raises(ValueError, match="60 calibration items of . class.*vary too little"):
+            score(HAND, name, calibration=replace(calibration, features=flat))
+    far = replace(HAND, features=np.where(np.arange(3)[:, None] == 1, 1e300, HAND.features))
+    with pytest.raises(ValueError, match=r"features\[1\] of predictions lies too far"):
+        score(far, name, calibration=calibration)
+
+
+def test_mahalanobis_distances_have_no_unit():
+    calibration = with_features(np.random.default_rng(0))
+    expected = score(HAND, "mahalanobis", calibration=calibration)
+    for unit in (1e200, 1e-200):
+        found = score(replace(HAND, features=unit * HAND.features), "mahalanobis",
+                      calibration=replace(calibration, features=unit * calibration.features))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["fused", "logistic"])
+def test_scores_that_vary_by_rounding_alone_tell_nothing_apart(name):
+    rng = np.random.default_rng(0)
+    same = np.full((40, 4, 3), 1 / 3) + 1e-16 * rng.random((40, 4, 3))
+    calibration = Predictions(probs=same[:, 0], perturbed=same[:, 1:], labels=rng.integers(3, size=40),
+                              ids=[f"c{i}" for i in range(40)])
+    test = Predictions(probs=same[:5, 1], perturbed=same[:5, 1:])
+    assert np.ptp(sh(calibration), 0).max() > 0
+    found = score(test, name, calibration=calibration)
+    assert np.ptp(found) < 1e-9 and (found == 0).all() == (name == "fused")
+
+
+# --- many items ---
+
+def test_blocks_of_items_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.dirichlet(np.ones(3), shape)
+    p = Predictions(probs=draw(50), perturbed=draw(50, 4), samples=rng.integers(3, size=(50, 5)), dropout=draw(50, 4),
+                    members=draw(50, 2), clarified=draw(50, 2), weights=rng.dirichlet([1, 1], 50),
+                    logits=rng.normal(size=(50, 3)), features=rng.normal(size=(50, 3)))
+    whole = {name: evaluate(p, name) for name in SCORES}
+    bound = score(p, "collapse_index", w_min=0.1)
+    monkeypatch.setattr("sua.scores.rows.BLOCK", 7)
+    monkeypatch.setattr(fits, "BLOCK", 7)
+    seen = []
+    monkeypatch.setattr("sua.scores.rows._rows", lambda p, part, view=rows._rows: (seen.append(part), view(p, part))[1])
+    for name in SCORES:
+        np.testing.assert_allclose(evaluate(p, name), whole[name], rtol=1e-12, err_msg=name)
+    assert (score(p, "collapse_index", w_min=0.1) == bound).all() and len(seen) > 8 * len(whole)
+
+
+def test_temperature_is_applied_to_the_probabilities_alone(monkeypatch):
+    calibration, shapes = reference(3), []
+    scale = fits.at_temperature
+    monkeypatch.setattr(fits, "at_temperature", lambda p, T: (shapes.append(p.shape), scale(p, T))[1])
+    for name in ("msp_scaled", "entropy_scaled"):
+        score(HAND, name, calibration=calibration)
+    assert shapes == [HAND.probs.shape] * 2
+
+
+def test_memory_of_a_score_beside_its_inputs_does_not_grow_with_the_items():
+    rng = np.random.default_rng(0)
+    q = rng.dirichlet(np.ones(4), (40_000, 8))
+    tracemalloc.start()
+    p = Predictions(probs=q[:, 0], perturbed=q)
+    of_construction = tracemalloc.get_traced_memory()[1] / (p.probs.nbytes + p.perturbed.nbytes)
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    for name in ("sensitivity_js", "alarm", "orbit_entropy", "disagreement"):
+        score(p, name)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert of_construction < 5 and peak < q.nbytes
 
 
 # --- no gain where there is none ---
