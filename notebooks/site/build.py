@@ -19,7 +19,7 @@ import pandas as pd
 from sphinx.cmd.build import main as sphinx
 
 import sua
-from sua import paths
+from sua import paths, sources
 from sua.study import report, run
 
 # pages of the repository as they are; never the assignments' notebooks, which hold solutions
@@ -82,6 +82,14 @@ def add_modules(source: Path) -> list[str]:
     return ["api/index"]
 
 
+def add_sources(source: Path) -> list[str]:
+    """The one table of sources: what is fetched from where, at which pin, under which licence."""
+    write(source / "sources.md", "# Where data and weights come from",
+          report.markdown(sources.table(), "Every source, what it gives and what needs it. `make download PROFILE=...` "
+                          "fetches what a profile needs; generated worlds and `data/` need nothing."))
+    return ["sources"]
+
+
 def add_status(source: Path, profile: str, manifests: dict[str, dict]) -> list[str]:
     """What the manifests say: time, memory, machine and versions of every stage, and whether it is up to date."""
     stages = pd.DataFrame([{
@@ -123,7 +131,7 @@ def main(arguments=None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     text = lambda page: (paths.root() / f"{page}.md").read_text(encoding="utf-8")
     groups = {"Notebooks": add_notebooks(source, profile), "Results": add_results(source, profile),
-              "Teaching": [], "Reference": add_modules(source) + add_status(source, profile, manifests)}
+              "Teaching": [], "Reference": add_modules(source) + add_sources(source) + add_status(source, profile, manifests)}
     pages = [(title, page) for title in PAGES for page in PAGES[title] if (paths.root() / f"{page}.md").exists()]
     for title, page in pages:
         groups[title].append(page)
