@@ -82,7 +82,7 @@ check: setup  ## compare figures/PROFILE with the committed results and print ea
 explain: setup  ## say why each stage would run
 	@$(PY) -m sua.study.run --explain --profile "$(PROFILE)"
 
-readme: setup  ## fill README.md's tables from figures/
+readme: setup  ## fill the tables of README.md and figures/README.md from figures/
 	@$(PY) -m sua.study.report
 
 site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site

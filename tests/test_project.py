@@ -112,10 +112,11 @@ def test_defaults_in_the_notebook_are_those_of_the_cpu_profile(notebook):
     assert defaults == run.StageRun(notebook.stem, "cpu").parameters
 
 
-def test_readme_shows_the_committed_tables():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.render_readme(text) == text, "run `make readme`"
-    assert text.count("<!-- begin figures/") >= 2
+def test_pages_show_the_committed_tables():
+    for page in report.PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert report.render_page(text) == text, "run `make readme`"
+        assert "<!-- begin figures/" in text
 
 
 def test_the_readme_examples_run(capsys, monkeypatch):

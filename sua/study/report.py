@@ -1,5 +1,5 @@
 """Results on disk: what a stage writes, figures and tables that are the same file when the numbers are the same, and
-the README's tables. `python -m sua.study.report` fills these.
+the tables of README.md and figures/README.md, which `python -m sua.study.report` fills.
 """
 
 from __future__ import annotations
@@ -107,10 +107,12 @@ class Stage:
         return frame
 
     def save_ledger(self, frame: pd.DataFrame, caption: str) -> None:
-        """Write the claim ledger to claims.json and claims.md."""
+        """Write the claim ledger to claims.json and claims.md, and its short form without evidence to verdicts.md."""
         text = frame.to_json(orient="records", indent=1, force_ascii=False)
         (self.folder / "claims.json").write_text(text + "\n", encoding="utf-8")
         (self.folder / "claims.md").write_text(markdown(frame, caption), encoding="utf-8")
+        short = markdown(frame[["id", "claim", "verdict"]], caption)
+        (self.folder / "verdicts.md").write_text(short, encoding="utf-8")
 
 
 def evaluate(predictions: Predictions, calibration: Predictions | None = None, scores: Iterable[str] = SCORES
@@ -312,19 +314,20 @@ def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.nd
     axes.set_ylim(bottom=0, auto=True)  # panels that share the axis may reach higher
 
 
-# --- the README shows committed results, never typed ones ---
+# --- pages that show committed results, never typed ones ---
 
+PAGES = ("README.md", "figures/README.md")
 _BLOCK = re.compile(r"(<!-- begin (figures/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def render_readme(text: str) -> str:
-    """The README with every block `<!-- begin figures/... -->` filled from that file."""
+def render_page(text: str) -> str:
+    """A page with every block `<!-- begin figures/... -->` filled from that file."""
     return _BLOCK.sub(lambda block: block[1] + (paths.root() / block[2]).read_text(encoding="utf-8") + block[3], text)
 
 
 def main() -> int:
-    readme = paths.root() / "README.md"
-    files.write_text(readme, render_readme(readme.read_text(encoding="utf-8")))
+    for page in (paths.root() / name for name in PAGES):
+        files.write_text(page, render_page(page.read_text(encoding="utf-8")))
     return 0
 
 

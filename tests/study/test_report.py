@@ -93,9 +93,9 @@ def test_readme_blocks_are_filled_from_files(tmp_path, monkeypatch):
     (tmp_path / "figures" / "p").mkdir(parents=True)
     (tmp_path / "figures" / "p" / "table1.md").write_text("new\n")
     text = "a\n<!-- begin figures/p/table1.md -->\nold\n<!-- end -->\nb\n"
-    filled = report.render_readme(text)
+    filled = report.render_page(text)
     assert filled == "a\n<!-- begin figures/p/table1.md -->\nnew\n<!-- end -->\nb\n"
-    assert report.render_readme(filled) == filled
+    assert report.render_page(filled) == filled
 
 
 def test_a_reliability_diagram_shows_the_share_of_right_answers_in_bins_of_equal_mass():
