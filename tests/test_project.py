@@ -121,7 +121,7 @@ def test_pages_show_the_committed_tables():
 
 def test_the_readme_examples_run(capsys, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    words = ["Which is larger? the Sun the Moon What floats on water? iron cork granite A. B. C. A B C (A) (B)"]
+    words = ["Which is largest? larger? the Sun the Moon the Earth What floats on water? iron cork granite gold A. B. C. D. A B C D"]
     local = tiny_llama(words, template="{question} {options} :", score="letter")
     monkeypatch.setattr("sua.models.load.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
     monkeypatch.setattr("sua.models.remote.RemoteLM", lambda url, name, cache: local)
@@ -130,7 +130,7 @@ def test_the_readme_examples_run(capsys, monkeypatch):
         exec(example, space)  # noqa: S102 - the reader would run it too
         assert capsys.readouterr().out.strip()
     assert len(own_model["risk"]) == len(own_model["texts"])
-    assert of_hub["predictions"].n_classes.tolist() == remote["predictions"].n_classes.tolist() == [2, 3]
+    assert of_hub["predictions"].n_classes.tolist() == remote["predictions"].n_classes.tolist() == [3, 4]
     assert not np.allclose(of_hub["predictions"].perturbed, of_hub["predictions"].probs[:, None])
     assert written["answers"].samples.shape == (2, 5, 8)
     collapsed, fine = space["sua"].score(clarified["predictions"], "clarification_sua")
