@@ -121,7 +121,7 @@ def test_pages_show_the_committed_tables():
 
 def test_the_readme_examples_run(capsys, monkeypatch):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    words = ["Which is largest? larger? the Sun the Moon the Earth What floats on water? iron cork granite gold A. B. C. D. A B C D"]
+    words = ["Which is largest? larger? the Sun the Moon the Earth What floats on water? iron cork granite gold A. B. C. D. A B C D (A) (B)"]
     local = tiny_llama(words, template="{question} {options} :", score="letter")
     monkeypatch.setattr("sua.models.load.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
     monkeypatch.setattr("sua.models.remote.RemoteLM", lambda url, name, cache: local)
