@@ -32,6 +32,15 @@ def expect_seed(seed) -> int:
     return whole("seed", seed, 0, "give a whole number of at least 0")
 
 
+def numbers(name, values, remedy: str) -> np.ndarray:
+    """`values` as a float64 array; ValueError with the remedy unless it is a rectangular one of real numbers."""
+    try:
+        expect(not np.iscomplexobj(np.asarray(values)), "complex values")
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not a rectangular array of numbers ({error}): {remedy}") from None
+
+
 def unknown_name(what, name, known) -> str:
     """A message that names what is unknown, the nearest known name and all others."""
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from .divergences import FLOOR
-from .inputs import expect
+from .inputs import expect, numbers
 from .predictions import Predictions
 
 LARGEST = 1 << 24  # entries of the resamples that are held at a time, 128 MB
@@ -228,7 +228,7 @@ def selective_risk(is_error, score) -> np.ndarray:
 
 
 def _checked(is_error, score):
-    is_error, score = np.asarray(is_error), _numbers("score", score)
+    is_error, score = np.asarray(is_error), numbers("score", score, "give one number per item")
     if is_error.shape != score.shape or score.ndim != 1 or not len(score):
         raise ValueError(f"is_error has shape {is_error.shape}, score {score.shape}: give two vectors of one length")
     unknown = (is_error != 0) & (is_error != 1)
@@ -237,13 +237,6 @@ def _checked(is_error, score):
     if np.isnan(score).any():
         raise ValueError(f"score[{int(np.argmax(np.isnan(score)))}] is NaN: a score must order every item")
     return is_error.astype(bool), _comparable(score)
-
-
-def _numbers(name, values):
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not an array of numbers ({error}): give one number per entry") from None
 
 
 def _comparable(score):
@@ -390,7 +383,7 @@ def holm(p_values) -> np.ndarray:
 
     Valid under any dependence between the tests. NaN stays NaN and counts as no test. ValueError outside [0, 1].
     """
-    p = _numbers("p_values", p_values)
+    p = numbers("p_values", p_values, "give one number per test")
     expect(p.ndim == 1, f"p_values has shape {p.shape}: give a vector")
     outside = (p < 0) | (p > 1)
     expect(not outside.any(), lambda: f"p_values[{int(np.argmax(outside))}] = {p[outside][0]}: probabilities are in "

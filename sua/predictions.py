@@ -16,7 +16,7 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from . import files
-from .inputs import expect, expect_seed, whole
+from .inputs import expect, expect_seed, numbers, whole
 
 _UNSAFE = re.compile("[\0\ud800-\udfff]")  # what files of text cannot hold exactly
 SUM_TOLERANCE = 1e-4  # half-precision softmax outputs miss 1 by about this much
@@ -345,11 +345,7 @@ def json_facts(meta) -> dict:
 
 def reals(name, values, ndim):
     """`values` as finite float64 numbers, or a ValueError that names the first bad one."""
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not a rectangular array of numbers ({error}): pad absent options with 0 "
-                         "and give n_classes") from None
+    array = np.array(numbers(name, values, "pad absent options with 0 and give n_classes"))
     expect(array.ndim == ndim, f"{name} has shape {array.shape}, expected {ndim} dimensions")
     expect(0 not in array.shape, f"{name} has shape {array.shape}: "
            + ("K = 0 variants per input; draw at least one" if name == "perturbed" and array.shape[1] == 0 else

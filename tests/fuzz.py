@@ -308,10 +308,20 @@ def _pairs(wrong, score):
     return np.where(tied, 0.5, ours > theirs).mean()
 
 
+def _pair_bounds(wrong, score):
+    """The least and the largest AUROC: pairs that agree to about nine digits, not to rounding, may be tied or not."""
+    ours, theirs = score[wrong][:, None], score[~wrong]
+    gap, size = ours - theirs, np.maximum(abs(ours), abs(theirs))
+    doubtful, same = abs(gap) <= 2e-9 * size + 1.1e-13, abs(gap) <= 1e-14 * (1 + size)
+    sure = np.where(same, 0.5, (gap > 0) & ~doubtful)
+    return sure.mean(), (sure + (doubtful & ~same)).mean()
+
+
 def _is_best_lambda(found, p, calibration, grid):
     plane, new = _plane(calibration), _plane(p)
-    area = [_pairs(calibration.is_error, plane @ [1, -lam]) for lam in grid]
-    return any(close(found, new @ [1, -lam]) for lam, a in zip(grid, area) if a >= max(area) - 1e-3)
+    areas = [_pair_bounds(calibration.is_error, plane @ [1, -lam]) for lam in grid]
+    best = max(low for low, _ in areas) - 1e-9
+    return any(close(found, new @ [1, -lam]) for lam, (_, high) in zip(grid, areas) if high >= best)
 
 
 def _discriminant(found, p, calibration):
@@ -572,7 +582,7 @@ def _hostile_fit(rng):
         ("score_name", ("banana", 3, ["sua"])), ("method", ("best", None, 3, [])),
         ("scores", (score[:-1], np.append(score[1:], math.nan), np.append(score[1:], math.inf), "text", None, [],
                     score[:, None])),
-        ("is_error", (wrong[:-1], wrong * 2, wrong - 0.5, ["x"] * len(wrong), None)),
+        ("is_error", (wrong[:-1], wrong + 2, wrong - 0.5, ["x"] * len(wrong), None)),
         ("thresholds", (["x"], [math.nan], [], 3.0)), ("parameters", ({"lam": math.nan}, {"lam": object()}, 3))))
     given = {"scores": score, "is_error": wrong, "risk": 0.2, "delta": 0.1, name: one_of(rng, values)}
     return Case(f"fit with strange {name}", lambda: sua.AbstentionRule.fit(**given), never, (name, "scores"))
@@ -797,7 +807,7 @@ def files(rng):
     p = Predictions(**drawn_fields(rng))
     how, at, bit = one_of(rng, ("whole", "flip", "flip", "cut", "other")), rng.random(), 1 << int(rng.integers(8))
     if how == "whole":
-        ids = [f"{i}{one_of(rng, PIECES)}" for i in range(len(p))]
+        ids = [f"{i}{one_of(rng, PIECES)}".replace("\0", "") for i in range(len(p))]  # Predictions refuse a NUL
         p = replace(p, ids=ids, meta={"text": one_of(rng, PIECES), "deep": [[[1.5]]]})
 
     def damage(content):

@@ -476,8 +476,8 @@ def test_resamples_in_blocks_are_those_in_one_piece(rows, monkeypatch):
 
 
 def test_numbers_that_are_none_are_named():
-    for call, said in ((lambda: auroc([0, 1], ["a", "b"]), "score is not an array of numbers"),
-                       (lambda: holm([0.1, "x"]), "p_values is not an array"),
+    for call, said in ((lambda: auroc([0, 1], ["a", "b"]), "score is not a rectangular array of numbers"),
+                       (lambda: holm([0.1, "x"]), "p_values is not a rectangular array of numbers"),
                        (lambda: holm([0.1, 1.5]), "p_values.1. = 1.5"),
                        (lambda: holm([[0.1]]), "p_values has shape"),
                        (lambda: selective_accuracy([0, 1], [0, 1], None), "coverage = None"),

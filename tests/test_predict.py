@@ -51,6 +51,8 @@ def full(seed=0, n=7, k=3, c=4, z=2):
     (dict(probs=np.zeros((0, 2))), ["probs has shape (0, 2)", "empty"]),
     (dict(probs=[[0.5, 0.5], [1.0]]), ["probs", "rectangular", "pad absent options with 0", "n_classes"]),
     (dict(probs=[["a", "b"]]), ["probs", "'a'"]),
+    (dict(probs=np.array(P, complex)), ["probs", "complex values", "rectangular array of numbers"]),
+    (dict(probs=P, logits=[[1j, 0.5]] * 3), ["logits", "complex values"]),
     (dict(probs=P, perturbed=np.zeros((3, 0, 2))), ["perturbed has shape (3, 0, 2)", "K = 0", "draw at least one"]),
     (dict(probs=P, perturbed=P), ["perturbed has shape (3, 2)", "3 dimensions"]),
     (dict(probs=P, perturbed=[[p] for p in P[:2]]), ["perturbed has 2 rows", "probs has 3", "one entry per input"]),
@@ -291,8 +293,9 @@ def test_sampling_never_draws_an_impossible_answer_and_follows_its_seed():
     drawn = p.sample(5000, seed=1)
     assert (drawn.samples[0] == 1).all() and set(drawn.samples[1].tolist()) == {0, 2}
     assert drawn.samples.tolist() == p.sample(5000, seed=1).samples.tolist() != p.sample(5000, seed=2).samples.tolist()
-    with pytest.raises(ValueError, match="m = 0.*at least one"):
-        p.sample(0)
+    for m in (0, 1.5, None, "2"):
+        with pytest.raises(ValueError, match=f"m = {m!r}: .*at least one"):
+            p.sample(m)
 
 
 def test_members_are_the_probabilities_of_the_others_in_their_order():

@@ -12,12 +12,13 @@ import json
 import math
 from collections import deque
 from dataclasses import asdict, dataclass, field, fields
-from typing import NamedTuple
+from numbers import Real
+from typing import Mapping, NamedTuple
 
 import numpy as np
 from scipy.stats import ks_2samp
 
-from ..inputs import as_inputs, expect, in_first_order, option_counts
+from ..inputs import as_inputs, expect, in_first_order, numbers, option_counts
 from ..perturb import variants
 from ..predictions import Predictions
 from ..scores import SCORES, score as score_of, unknown_name
@@ -117,7 +118,7 @@ class AbstentionRule:
         expect(method in METHODS, f"method = {method!r}: choose one of {', '.join(METHODS)}")
         conformal = method == "conformal-risk"
         for name, value in (("risk", risk), ("delta", delta))[:1 if conformal else 2]:
-            expect(value is not None and 0 < value < 1, f"{name} = {value}: give a number strictly between 0 and 1")
+            _expect_inside(name, value)
         identity = _identity(score_name, parameters, k)
         scores = _finite("scores", scores)
         losses, binary = _losses(is_error, len(scores))
@@ -148,7 +149,7 @@ class AbstentionRule:
     @classmethod
     def paper(cls, tau: float = 0.0, *, parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
         """Answer where SUA <= tau (arXiv 2604.20903, Prop. 4.8). No guarantee: the printed bound is false."""
-        expect(math.isfinite(tau), f"tau = {tau}: give a finite threshold")
+        expect(isinstance(tau, Real) and math.isfinite(tau), lambda: f"tau = {tau!r}: give a finite threshold")
         return cls(float(tau), "paper", "SUA <= tau, as printed; the bound claimed for it has counterexamples",
                    **_identity("sua", parameters, k))
 
@@ -156,7 +157,8 @@ class AbstentionRule:
     def at_coverage(cls, scores, coverage: float, *, score_name: str | None = None, parameters: dict | None = None,
                     k: int | None = None) -> "AbstentionRule":
         """The smallest threshold that answers at least `coverage` of the (N,) scores. No labels, no guarantee."""
-        expect(0 < coverage <= 1, f"coverage = {coverage}: give a share in (0, 1]")
+        expect(isinstance(coverage, Real) and 0 < coverage <= 1,
+               lambda: f"coverage = {coverage!r}: give a share in (0, 1]")
         scores = _finite("scores", scores)
         threshold = float(np.sort(scores)[max(math.ceil(coverage * len(scores) - 1e-9), 1) - 1])
         return cls(threshold, "coverage", f"answers at least {coverage:.6g} of the items it was set on; risk unknown",
@@ -176,7 +178,7 @@ class AbstentionRule:
                    f"fit it with {name}={value!r} if that is what its scores are")
             expect(value is None or value == mine, f"this rule was calibrated for {name} = {mine!r}, not {value!r}: "
                    "compute that score, or fit a rule for this one")
-        scores = np.asarray(scores, dtype=np.float64)
+        scores = numbers("scores", scores, "give one number per input")
         expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an input "
                "without a score can be neither answered nor counted as abstained")
         return np.zeros(scores.shape, dtype=bool) if self.threshold is None else scores <= self.threshold
@@ -189,9 +191,11 @@ class AbstentionRule:
         under no drift P(void) <= false_alarm for each check on new inputs, ties included. Silence proves nothing: the
         labels may drift while the scores do not.
         """
-        expect(0 < false_alarm < 1, f"false_alarm = {false_alarm}: give a rate strictly between 0 and 1")
+        _expect_inside("false_alarm", false_alarm)
         expect(self.sketch, "this rule holds no calibration scores to compare with: use AbstentionRule.fit")
-        expect(len(scores), "no scores to compare with calibration: answer some inputs first")
+        scores = numbers("scores", scores, "give one number per input")
+        expect(scores.size, "no scores to compare with calibration: answer some inputs first")
+        expect(scores.ndim == 1, f"scores has shape {scores.shape}: give a vector, one number per input")
         self.accept(scores)
         size, sketch = self.sketch[-1][1], np.array(self.sketch)
         points, below = sketch[self.accept(sketch[:, 0])].T
@@ -357,17 +361,23 @@ class SelectiveModel:
 
 def _identity(score_name, parameters, k):
     """{score_name, parameters, k} as the rule holds them, validated."""
-    if score_name is not None and score_name not in SCORES:
+    named = isinstance(score_name, str)
+    if score_name is not None and not (named and score_name in SCORES):
         from ..generation import GENERATION_SCORES
-        expect(score_name in GENERATION_SCORES, lambda: unknown_name("score_name", score_name, SCORES) +
+        expect(named and score_name in GENERATION_SCORES, lambda: unknown_name("score_name", score_name, SCORES) +
                ". Leave it out for a score of your own")
     expect(k is None or isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 0,
            f"k = {k!r}: give the number of variants, a whole number")
     return {"score_name": score_name, "parameters": _plain(parameters), "k": None if k is None else int(k)}
 
 
+def _expect_inside(name, value):
+    expect(isinstance(value, Real) and 0 < value < 1,
+           lambda: f"{name} = {value!r}: give a number strictly between 0 and 1")
+
+
 def _finite(name, values):
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers(name, values, "give one number per item")
     expect(array.ndim == 1 and len(array), f"{name} has shape {array.shape}: give a vector with at least one value")
     bad = ~np.isfinite(array)
     expect(not bad.any(), lambda: f"{name}[{int(np.argmax(bad))}] = {array[bad][0]}: give finite scores")
@@ -397,6 +407,8 @@ def _sketch(scores, threshold):
 
 def _plain(parameters):
     """`parameters` as JSON would return them, so that a rule read back compares equal."""
+    expect(parameters is None or isinstance(parameters, Mapping), lambda: f"parameters = {parameters!r}: give a dict "
+           "of the score's parameters, e.g. {'lam': 0.5}")
     try:
         return json.loads(json.dumps(parameters or {}, default=lambda value: value.item(), allow_nan=False))
     except (TypeError, ValueError, AttributeError) as error:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..inputs import expect
+from ..inputs import expect, numbers
 from ..predictions import Predictions, json_facts, texts
 
 
@@ -51,7 +51,8 @@ class Generations:
                                  ("token_entropies", float, 2), ("variants", str, 2), ("samples", str, 3),
                                  ("loglikelihoods", float, 3), ("p_true", float, 1), ("ids", str, 1)):
             if (value := getattr(self, name)) is not None:
-                value = _numbers(name, value) if kind is float else texts(name, value, only_text=name != "ids")
+                value = (numbers(name, value, "pad short rows with NaN") if kind is float else
+                         texts(name, value, only_text=name != "ids"))
                 expect(value.ndim == axes and len(value) == n and value.size, f"{name} has shape {value.shape}, "
                        f"expected {axes} axes, the first of N = {n}: give one entry per question")
                 object.__setattr__(self, name, value)
@@ -132,13 +133,6 @@ class Generations:
                            meta={**self.meta, "weighting": weighting})
 
     save, load = Predictions.save, classmethod(Predictions.load.__func__)  # one file format
-
-
-def _numbers(name, values):
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not a rectangular array of numbers ({error}): pad short rows with NaN") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ..inputs import Input, expect_seed, whole
+from ..inputs import Input, as_inputs, expect_seed, whole
 
 RETRIES = 8  # draws until a variant differs from x; some texts offer a kernel nothing to change
 
@@ -67,11 +67,12 @@ class Perturbation:
 def variants(inputs: Sequence[Input], perturbation: Perturbation, k: int, seed: int = 0) -> list[list[Input]]:
     """k variants of each input; equal inputs get equal variants, whatever the order of the inputs.
 
-    ValueError unless k >= 1 and seed >= 0 are whole numbers.
+    Inputs are read as by sua.predict. ValueError unless k >= 1 and seed >= 0 are whole numbers, and for an input that
+    is empty or not text, naming its position.
     """
     whole("K", k, 1, "draw at least one variant per input")
     expect_seed(seed)
-    return [list(row) for row in _variants(tuple(inputs), perturbation, k, seed)]
+    return [list(row) for row in _variants(tuple(as_inputs(inputs)), perturbation, k, seed)]
 
 
 @lru_cache(maxsize=8)  # many models are asked about the same inputs

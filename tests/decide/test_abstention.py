@@ -427,6 +427,12 @@ def test_a_rule_refuses_another_score(rule, said):
     ({"thresholds": []}, "thresholds"), ({"parameters": {"calibration": object()}}, "JSON"),
     ({"k": -1}, "k = -1"), ({"k": 1.5}, "k = 1.5"), ({"k": "4"}, "k = '4'"), ({"k": True}, "k = True"),
     ({"score_name": "banana"}, "score_name 'banana'.*of your own"), ({"score_name": 3}, "score_name 3"),
+    ({"score_name": ["sua"]}, r"score_name \['sua'\].*of your own"), ({"score_name": {}}, "score_name {}"),
+    ({"parameters": 3}, "parameters = 3: give a dict"), ({"parameters": []}, r"parameters = \[\]: give a dict"),
+    ({"risk": "0.1"}, "risk = '0.1': give a number"), ({"risk": [0.1]}, r"risk = \[0.1\]: give"),
+    ({"delta": np.full(2, 0.1)}, r"delta = array\(\[0.1, 0.1\]\): give"), ({"risk": math.nan}, "risk = nan: give"),
+    ({"scores": "text"}, "scores is not .* numbers.*'text'.*: give one number per item"),
+    ({"scores": [1j, 0]}, "scores is not .*complex"), ({"thresholds": ["x"]}, "thresholds is not .* numbers.*'x'"),
 ])
 def test_bad_input_is_named(change, message):
     good = dict(scores=[0.0, 1.0], is_error=[0, 1], risk=0.1, delta=0.1)
@@ -442,6 +448,30 @@ def test_names_that_a_rule_may_hold_and_limits_of_the_other_makers():
                  lambda: AbstentionRule.at_coverage([0.0], 0.5).drift([0.0], false_alarm=5)):
         with pytest.raises(ValueError, match="banana|k = -1|tau = nan|false_alarm = 5"):
             make()
+
+
+@pytest.mark.parametrize("value", [None, "0.5", [0.5], np.full((2, 1), 0.5), {}, math.nan, 0, 1.5])
+def test_a_share_that_is_none_is_named_by_every_maker(value):
+    rule = AbstentionRule.at_coverage([0.0, 1.0], 0.5)
+    for name, call in (("coverage", lambda: AbstentionRule.at_coverage([0.0, 1.0], value)),
+                       ("false_alarm", lambda: rule.drift([0.0], value))):
+        with pytest.raises(ValueError, match=re.escape(f"{name} = {value!r}: give a")):
+            call()
+
+
+def test_what_is_no_number_is_named():
+    rule = AbstentionRule.at_coverage([0.0, 1.0], 0.5)
+    for given, said in (("x", "scores is not .* numbers.*'x'"), (None, r"scores has shape|NaN"), (0.5, "shape"),
+                        ([[0.5]], r"scores has shape \(1, 1\): give a vector"), ([], "no scores to compare")):
+        with pytest.raises(ValueError, match=said):
+            rule.drift(given)
+    with pytest.raises(ValueError, match="scores is not .* numbers.*: give one number per input"):
+        rule.accept(["x"])
+    with pytest.raises(ValueError, match="parameters = 3: give a dict"):
+        rule.accept([0.0], parameters=3)
+    for tau in ("0", None, [0.0]):
+        with pytest.raises(ValueError, match=re.escape(f"tau = {tau!r}: give a finite threshold")):
+            AbstentionRule.paper(tau)
 
 
 def test_digest_follows_scores_and_losses():
@@ -464,11 +494,15 @@ def test_losses_of_predictions():
         loss(predictions, "worst")
 
 
-# --- deployment: inputs are integers, a variant is (input, number drawn), probabilities are a fixed function of both
+# --- deployment: inputs are numbers, a variant is "input drawn", probabilities are a fixed function of both numbers
+
+def texts(n):
+    return [str(i) for i in range(n)]
+
 
 class Kernel:
     def sample(self, x, k, rng):
-        return [(x, int(v)) for v in rng.integers(1000, size=k)]
+        return [f"{x} {v}" for v in rng.integers(1000, size=k)]
 
 
 class Model:
@@ -481,7 +515,7 @@ class Model:
         self.asked += len(inputs)
         rows = []
         for item in inputs:
-            x, v = item if isinstance(item, tuple) else (item, 1)
+            x, v = map(int, f"{item} 1".split()[:2])
             q = np.exp(2 * np.sin([3 * x + v, 7 * x - 2 * v, x * v]))
             sharp = np.array([0.8, 0.15, 0.05]) if x % 2 == 0 or v % 2 else np.array([0.1, 0.1, 0.8])
             rows.append(0.9 * sharp + 0.1 * q / q.sum())
@@ -493,7 +527,7 @@ def deployed(name, parameters=None, **options):
     identity = dict(score_name=name, parameters=parameters or {}, k=4)
     everything = SelectiveModel(Model(), Kernel(), name, AbstentionRule(math.inf, "", "", **identity),
                                 early_exit=False)
-    scores = [a.score for a in everything.answer(list(range(200)))]
+    scores = [a.score for a in everything.answer(texts(200))]
     rule = AbstentionRule.at_coverage(scores, 0.6, **identity)
     return SelectiveModel(Model(), Kernel(), name, rule, **options)
 
@@ -504,7 +538,7 @@ def deployed(name, parameters=None, **options):
 ])
 def test_early_exit_changes_no_decision_and_saves_passes(name, parameters):
     quick, full = deployed(name, parameters), deployed(name, parameters, early_exit=False)
-    inputs = list(range(300))
+    inputs = texts(300)
     for a, b in zip(quick.answer(inputs), full.answer(inputs), strict=True):
         assert a.answer == b.answer
         assert a.score == b.score if a.answer != ABSTAIN else quick.rule.threshold < a.score <= b.score
@@ -515,14 +549,14 @@ def test_early_exit_changes_no_decision_and_saves_passes(name, parameters):
 @pytest.mark.parametrize("name, passes", [("msp", 1), ("entropy", 1), ("orbit_entropy", 5)])
 def test_other_scores_cost_what_they_state(name, passes):
     model = deployed(name)
-    model.answer(list(range(50)))
+    model.answer(texts(50))
     assert model.passes == model.model.asked == 50 * passes
     assert f"50 inputs, {50 * passes} forward passes" in repr(model)
 
 
 def test_answers_are_those_of_predictions_scored_at_once():
     model = deployed("sua", {"lam": 0.5}, seed=7)
-    inputs = list(range(40))
+    inputs = texts(40)
     probs = model.model.predict_proba(inputs)
     perturbed = np.array([model.model.predict_proba(v) for v in abstention.variants(inputs, Kernel(), 4, 7)])
     predictions = Predictions(probs=probs, perturbed=perturbed)
@@ -533,8 +567,8 @@ def test_answers_are_those_of_predictions_scored_at_once():
 
 def test_single_batch_and_array_agree():
     model = deployed("sensitivity")
-    batch = model.answer(list(range(30)))
-    assert [model.answer(x) for x in range(30)] == batch == model.answer(np.arange(30))
+    batch = model.answer(texts(30))
+    assert [model.answer(x) for x in texts(30)] == batch == model.answer(np.array(texts(30)))
     assert model.answer([]) == []
     assert "after" in next(a.reason for a in batch if a.answer == ABSTAIN)
 
@@ -542,9 +576,9 @@ def test_single_batch_and_array_agree():
 def test_a_rule_that_abstains_on_everything_costs_nothing():
     rule = AbstentionRule.fit([0.0, 1.0], [1, 1], risk=0.1, delta=0.1, score_name="sensitivity", k=4)
     model = SelectiveModel(Model(), Kernel(), "sensitivity", rule)
-    answers = model.answer(list(range(10)))
+    answers = model.answer(texts(10))
     assert len(answers) == 10 and all(a.answer == ABSTAIN and rule.why in a.reason for a in answers)
-    assert model.answer(3).answer == ABSTAIN and math.isnan(answers[0].score)
+    assert model.answer("3").answer == ABSTAIN and math.isnan(answers[0].score)
     assert model.passes == model.model.asked == 0 and model.inputs == 11
     with pytest.raises(ValueError, match="abstains on everything"):
         model.check_drift()
@@ -594,10 +628,10 @@ def test_drift_voids_the_guarantee_in_every_later_reason():
     scores = np.random.default_rng(0).random(500)
     rule = AbstentionRule.fit(scores, np.zeros(500, int), risk=0.05, delta=0.05, score_name="msp")
     model = SelectiveModel(Model(), None, "msp", rule)
-    model.answer(list(range(200)))  # this model is far more confident than the calibration scores
+    model.answer(texts(200))  # this model is far more confident than the calibration scores
     drift = model.check_drift()
     assert drift.void and drift.message.startswith("guarantee void") and drift.p_value <= 0.01
-    assert model.answer(3).reason.startswith("guarantee void")
+    assert model.answer("3").reason.startswith("guarantee void")
     model.void = None
     model._recent.extend(scores[:100])
     assert not model.check_drift().void and model.void is None

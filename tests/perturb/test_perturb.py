@@ -267,6 +267,7 @@ def test_a_rate_is_a_probability():
 
 
 @pytest.mark.parametrize("given, said", [({"k": 1.5}, "K = 1.5: draw"), ({"k": "4"}, "K = '4': draw"),
+                                         ({"k": None}, "K = None: draw"), ({"k": float("nan")}, "K = nan: draw"),
                                          ({"k": -1}, "K = -1: draw"), ({"k": 2, "seed": -1}, "seed = -1: give"),
                                          ({"k": 2, "seed": None}, "seed = None: give")])
 def test_counts_and_seeds_are_whole_numbers(given, said):
@@ -274,6 +275,18 @@ def test_counts_and_seeds_are_whole_numbers(given, said):
         variants(["a text"], KERNELS["typos"], **given)
     drawn = variants(["a text"], KERNELS["typos"], 2, 3)
     assert variants(["a text"], KERNELS["typos"], np.int64(2), np.int64(3)) == drawn
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("given", [None, 3, 1.5, b"x", (), ("a", None), " ", ("a", "")])
+def test_what_is_not_text_is_refused_with_its_place(name, given):
+    with pytest.raises(ValueError, match=re.escape(f"inputs[1] = {given!r} is empty or not text")):
+        variants(["a text", given], ALL[name], 2)
+
+
+def test_lists_and_strings_of_numpy_are_drawn_as_what_they_say():
+    assert variants(np.array(["a good film"]), KERNELS["typos"], 5) == variants(["a good film"], KERNELS["typos"], 5)
+    assert variants([["a film", "it is"]], KERNELS["typos"], 5) == variants([("a film", "it is")], KERNELS["typos"], 5)
 
 
 @pytest.mark.parametrize("options", ["ab", "abc", "abcd", "aab", "aabb", "aaa"])
