@@ -57,7 +57,7 @@ def add_results(source: Path, profile: str) -> list[str]:
         tables = sorted(target.glob("*.md"))
         for table in tables:
             caption, content = table.read_text(encoding="utf-8").split("\n", 1)
-            title = re.split("[:.,;]", caption)[0]
+            title = re.split(r"[:.,;](?![^(]*\))", caption)[0]  # not inside of parentheses
             if number := re.fullmatch(r"table(\d+)_?(.*)", table.stem):
                 title = f"Table {' '.join(filter(None, number.groups()))} · {title}"
             others = [f"[{file.suffix[1:]}]({file.name})" for file in sorted(target.glob(f"{table.stem}.[!m]*"))]
