@@ -409,8 +409,8 @@ def test_removable_log_loss_may_be_infinite_and_its_bound_is_not():
     assert result.plain == np.inf and result.infinite == 50 and 0.5 < result.bound < 0.75 * np.log(5 / 3) + 0.25 * 2
     assert "S_g is infinite on 50 of them" in str(result) and "geometric mean" in str(result)
     assert removable_risk(labelled(orbit, None), loss="log", cap=0.1).bound < 0.1
-    one_class = removable_risk(labelled(np.ones((30, 3, 1)), None))
-    assert one_class.bound == one_class.plain == 0
+    certain = removable_risk(labelled(np.tile([1.0, 0.0], (30, 3, 1)), None))
+    assert certain.bound == certain.plain == 0
     for bad, words in ((dict(loss="hinge"), "'brier' or 'log'"), (dict(cap=0), "positive number of nats")):
         with pytest.raises(ValueError, match=words):
             removable_risk(labelled(orbit, None), **bad)
