@@ -38,8 +38,7 @@ help:  ## list the targets
 	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(PROFILES)"
 
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
-	@HERE="$$PWD"; cd / && $(if $(PINNED),python,"$$HERE/.venv/bin/python") -c "import sua, sys; sys.exit(not sua.__file__.startswith(sys.argv[1] + '/'))" "$$HERE" 2>/dev/null \
-		|| { cd "$$HERE" && $(PY) -m pip install -qq --no-deps --no-build-isolation -e .; }  # this checkout's, not another's
+	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"
