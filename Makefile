@@ -44,7 +44,8 @@ setup: $(READY)  ## create .venv from requirements.lock and install sua (done by
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sua needs Python >= 3.11, python3 is " + sys.version)'
 	@python3 -m venv .venv || { echo "python3 -m venv failed: install your system's python3-venv package"; exit 1; }
-	@.venv/bin/python -m pip install -qq -r requirements.lock
+	@if command -v uv >/dev/null; then uv pip install -q --python .venv/bin/python -r requirements.lock; \
+		else .venv/bin/python -m pip install -qq -r requirements.lock; fi
 	@.venv/bin/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -1,6 +1,6 @@
 """Sensitivity-Uncertainty Alignment: scores, training, abstention and theory. README.md has a first example.
 
-Names load on first use where they need more than numpy and scipy, so that scoring saved predictions needs these alone.
+Names load on first use where they need more than the core's packages, so that scoring saved predictions needs these alone.
 """
 
 import warnings
@@ -8,11 +8,12 @@ from importlib import import_module
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # text bars are what we want
 
+from .extras import missing
 from .predict import predict
 from .predictions import Predictions
 from .scores import SCORES, score
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {  # the module of each public name, which is the name itself where both are called alike
     "worlds": "tasks.worlds", "perturb": "perturb", "metrics": "metrics", "theory": "theory",
@@ -30,6 +31,7 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "error_floor": "decide.certificates", "misalignment_test": "decide.certificates",
     "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.certificates",
     "orbit_calibration_error": "decide.miscalibration", "removable_risk": "decide.removable",
+    "from_outputs": "outputs", "from_lm_eval": "outputs", "report_html": "report",
 }
 __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 
@@ -37,7 +39,10 @@ __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 def __getattr__(name):
     if name not in _HOME:
         raise AttributeError(f"module 'sua' has no attribute {name!r}; public names: {', '.join(__all__)}")
-    module = import_module(f".{_HOME[name]}", __name__)
+    try:
+        module = import_module(f".{_HOME[name]}", __name__)
+    except ModuleNotFoundError as error:
+        raise missing(error, f"sua.{name}") from None
     return module if _HOME[name].split(".")[-1] == name else getattr(module, name)
 
 

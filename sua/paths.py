@@ -21,6 +21,19 @@ def root() -> Path:
     return here
 
 
+def of_checkout(*parts: str) -> Path:
+    """A file of the project's folder that no wheel holds, e.g. ("data", "llm_mcq.npz").
+
+    NotAvailableError that says so where the working directory is in no checkout, or the checkout lacks the file.
+    """
+    path = root().joinpath(*parts)
+    if not path.exists():
+        raise NotAvailableError(
+            f"{'/'.join(parts)} is part of the project's folder, not of the installed module, and {root()} has none: "
+            "get a checkout of the project (git clone) and run in it, or in a folder below")
+    return path
+
+
 def build(profile: str) -> Path:
     """Everything that a profile's run makes and git ignores: executed notebooks, models, predictions."""
     return root() / "build" / profile

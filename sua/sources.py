@@ -27,6 +27,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from . import files, paths
+from .extras import need
 
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 18
@@ -243,8 +244,7 @@ def pin(place: str) -> str:
 
 def table() -> "pandas.DataFrame":
     """SOURCES as a table, a row each; the SHA-256 of sources with several files are in sources.csv."""
-    import pandas as pd
-
+    pd = need("pandas")
     return pd.DataFrame([{
         "source": source.place, "kind": source.kind, "pinned at": source.pin, "licence": source.licence,
         "gives": source.gives, "used by": ", ".join(source.used_by), "files": len(source.files) or "the hub's",

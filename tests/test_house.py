@@ -17,8 +17,8 @@ import sua
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
-CORE = ("files", "inputs", "divergences", "predictions", "metrics", "perturb", "predict", "scores", "decide.abstention",
-        "decide.certificates", "decide.regimes")
+CORE = ("extras", "files", "inputs", "divergences", "predictions", "outputs", "metrics", "perturb", "predict", "scores",
+        "decide.abstention", "decide.certificates", "decide.regimes", "report")
 
 
 def imports_of(package):
@@ -131,9 +131,9 @@ except ImportError as error:
 PUBLIC = {  # every name of sua, and those of its modules that are written after a dot
     "": """ABSTAIN AbstentionRule CallableModel ChoiceLM EncoderChoice EncoderClassifier Entailment GENERATION_SCORES
         Generations GenerativeLM OBJECTIVES Objective Predictions RemoteError RemoteLM SCORES SUATrainer SameText
-        SelectiveModel Task checks error_floor experiment generation generation_score lambda_diagnosis load_model
+        SelectiveModel Task checks error_floor experiment from_lm_eval from_outputs generation generation_score lambda_diagnosis load_model
         load_task meaning_clusters metrics misalignment_test orbit_calibration_error perturb predict recorded regimes
-        removable_risk score similarities stability_certificate statements theory train worlds""",
+        removable_risk report_html score similarities stability_certificate statements theory train worlds""",
     "perturb": """Audit KERNELS LETTERS OPTION_ORDER RETRIES Input Perturbation audit given has_options lettered mixture
         on_first option_columns repeats synonyms variants""",
     "metrics": """FLOOR MODEL_METRICS SCORE_METRICS SingleClassError accuracy augrc aurc auroc auroc_intervals brier
@@ -162,7 +162,7 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
         spuq sua sua_calibrated sua_positive sua_repaired sua_signed table unknown_name""",
     "tasks": """HUB_SETS HUB_TASKS HubSet HubTask MULTI_NLI SNLI SPLITS Task clarifications hub_rows inputs load_task""",
     "files": "json_lines put sweep whole write_text",
-    "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available root stage_folder
+    "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available of_checkout root stage_folder
         tell_runner""",
 }
 

@@ -42,7 +42,8 @@ def pyproject_requirements():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [entry for extra in project["optional-dependencies"].values() for entry in extra]
-    return [Requirement(entry) for entry in project["dependencies"] + extras]
+    requirements = [Requirement(entry) for entry in project["dependencies"] + extras]
+    return [requirement for requirement in requirements if requirement.name != project["name"]]  # an extra in another
 
 
 def test_pins_agree_everywhere():

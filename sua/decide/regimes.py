@@ -14,6 +14,7 @@ from typing import Mapping, NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from ..extras import need
 from ..inputs import expect
 from ..metrics import SingleClassError, auroc
 from ..predictions import Predictions
@@ -94,8 +95,7 @@ def regime_table(predictions: Predictions, regimes=None, scores: Mapping[str, np
     a number does not exist (no items, no error, nothing but errors) it is NaN and `note` says why.
     ValueError for predictions without labels or variants, and for regimes or scores of another length.
     """
-    import pandas
-
+    pandas = need("pandas")
     s, h, wrong = sensitivity(predictions), entropy(predictions.probs), predictions.is_error
     regimes = regime(predictions) if regimes is None else np.asarray(regimes)
     scores = {"entropy": h, "sensitivity": s, "sua": sua(predictions)} if scores is None else scores

@@ -7,6 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from .. import paths
+from ..extras import need
 from ..inputs import expect
 from ..sources import pin
 from .choice import ChoiceLM
@@ -69,9 +70,7 @@ def _revision(source):
 
 def _read(place, *, seed, causal, dtype, head, **where):
     """(model, tokenizer, whether it is causal) of a folder or hub id; OSError where it is not to be had."""
-    import torch
-    import transformers
-
+    torch, transformers = need("torch"), need("transformers")
     where["trust_remote_code"] = False
     no_tokenizer = (f"{place} has no tokenizer files, so that every word would be unknown: save its tokenizer there, "
                     "tokenizer.save_pretrained(folder)")

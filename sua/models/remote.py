@@ -21,6 +21,7 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from .. import files
+from ..extras import need
 from ..inputs import LETTERS, Input, distinct, expect, lettered
 from .common import progress
 
@@ -91,8 +92,7 @@ class RemoteLM:
                  template: str = TEMPLATE, logprobs: bool = True, samples: int = 20, temperature: float = 1.0,
                  concurrency: int = 16, timeout: float = 60, retries: int = 5, cache: Path | str | None = None,
                  parameters: Mapping | None = None, name: str | None = None):
-        import openai
-
+        openai = need("openai")
         expect("{question}" in template and "{options}" in template,
                f"template = {template!r} lacks {{question}} or {{options}}: the prompt needs both")
         for argument, value in (("samples", samples), ("concurrency", concurrency)):

@@ -19,6 +19,7 @@ from typing import Callable
 import numpy as np
 
 from ..divergences import entropy, mutual_information
+from ..extras import need
 from ..inputs import expect, unknown_name
 from ..predictions import Predictions
 from .clarification import clarification_sua, collapse_index, mixed, weights_of
@@ -130,8 +131,7 @@ SCORES: dict[str, Score] = {
 
 def table() -> "pandas.DataFrame":
     """The registry as a frame: name, formula, range, passes (per item), needs, source."""
-    import pandas as pd
-
+    pd = need("pandas")
     return pd.DataFrame([{"name": name, "formula": entry.formula, "range": entry.range, "passes": entry.passes,
                           "needs": ", ".join(entry.needs), "source": entry.source} for name, entry in SCORES.items()])
 

@@ -44,7 +44,10 @@ def load_profile(profile: str) -> dict:
 
     StageError for an unknown profile, or a file that is no YAML or has something else than a mapping in a section.
     """
-    file = paths.root() / "notebooks" / "profiles" / f"{profile}.yaml"
+    try:
+        file = paths.of_checkout("notebooks", "profiles") / f"{profile}.yaml"
+    except paths.NotAvailableError as error:
+        raise StageError(str(error)) from None
     if not file.exists():
         known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
         raise StageError(f"unknown profile {profile!r}; known: {known}")
@@ -63,12 +66,12 @@ class StageRun:
 
     def __init__(self, name: str, profile: str):
         self.name, self.profile = Path(name).stem, profile
+        content = load_profile(profile)
         self.source = paths.root() / "notebooks" / f"{self.name}.ipynb"
         if not self.source.exists():
             raise StageError(f"unknown notebook {name!r}; known: {', '.join(nb.stem for nb in notebooks())}")
         self.folder = paths.build(profile) / self.name
         self.staging = self.folder.with_name(f".{self.name}.new")
-        content = load_profile(profile)
         self.settings = content.get("settings", {})
         self.notebook = nbformat.read(self.source, as_version=4)
         declared = self.notebook.metadata.get("sua", {})
@@ -273,6 +276,7 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.explain:
+            load_profile(options.profile)  # says where there is no checkout
             for notebook in notebooks():
                 stage = StageRun(notebook.stem, options.profile)
                 print(f"{stage.name}: {stage.why() or 'up to date'}")

@@ -63,7 +63,7 @@ def llms(prompt: str = "base", in_full: bool = False) -> dict[str, Predictions]:
 
 
 def _committed_llms():
-    with np.load(paths.root() / "data" / "llm_mcq.npz") as saved:
+    with np.load(paths.of_checkout("data", "llm_mcq.npz")) as saved:
         return dict(saved)
 
 
@@ -152,7 +152,7 @@ def prompt_sensitivity() -> pd.DataFrame:
 def ambiguous_questions() -> list[dict]:
     """The project's own ambiguous and unambiguous questions, with readings and paraphrases; data/README.md has the
     schema."""
-    return files.json_lines(paths.root() / "data" / "ambiguous_questions.jsonl")
+    return files.json_lines(paths.of_checkout("data", "ambiguous_questions.jsonl"))
 
 
 def own_questions(items: int | None = None, seed: int = 0) -> Dataset:
