@@ -1,5 +1,5 @@
-# `make help` lists the targets. PROFILE picks the experiment's size, MIRROR a folder with data sets and models; RUN is
-# put before each stage's command, e.g. RUN="srun --gpus=1" on a cluster.
+# `make help` lists the targets. PROFILE picks the experiment's size, MIRROR a folder with data sets and models, or
+# several with : between; RUN is put before each stage's command, e.g. RUN="srun --gpus=1" on a cluster.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -18,8 +18,12 @@ WHY := as given
 else
 $(error PROFILE=$(value PROFILE) is not the name of a profile; known: $(PROFILES))
 endif
+# each folder of MIRROR from here on; a space separates for make, so that it stands aside as ¦ meanwhile
 ifneq ($(value MIRROR),)
-export SUA_MIRROR := $(if $(filter /%,$(firstword $(value MIRROR))),,$(CURDIR)/)$(value MIRROR)
+space := $(subst ,, )
+aside = $(subst $(space),¦,$(1))
+export SUA_MIRROR := $(subst ¦,$(space),$(subst $(space),:,$(foreach folder,$(subst :,$(space),$(call \
+  aside,$(value MIRROR))),$(if $(filter /%,$(folder)),,$(call aside,$(CURDIR))/)$(folder))))
 endif
 export HANDED_IN := $(value SUBMISSIONS)
 unexport MIRROR SUBMISSIONS

@@ -50,6 +50,11 @@ def test_folders_arrive_as_they_were_typed(value, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_each_of_several_mirrors_is_a_folder_from_here_on():
+    for result in both_ways("explain", "PY=printenv SUA_MIRROR; echo", PROFILE="smoke", MIRROR="two words:/a b:c"):
+        assert result.stdout.splitlines()[0] == f"{ROOT}/two words:/a b:{ROOT}/c", result.stderr
+
+
 def test_grade_asks_for_a_folder():
     result = make("grade", "PY=echo")
     assert result.returncode and "make grade SUBMISSIONS=folder" in result.stdout

@@ -159,7 +159,8 @@ class StageRun:
         import papermill
 
         threads = self.settings.get("threads")
-        environment = {"SUA_STAGE_DIR": str(self.staging), "PYTHONPATH": str(paths.root()),
+        environment = {"SUA_STAGE_DIR": str(self.staging),  # a notebook runs in its own folder: no relative mirrors
+                       "SUA_MIRROR": os.pathsep.join(map(str, paths.mirrors()[:-1])), "PYTHONPATH": str(paths.root()),
                        "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false",
                        **({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {})}
         before = {name: os.environ.get(name) for name in environment}
