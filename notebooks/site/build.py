@@ -96,16 +96,17 @@ def add_results(source: Path, profile: str) -> list[str]:
 
 
 def add_modules(source: Path) -> list[str]:
-    """One page per module, in the words of its docstrings. A public name is called as it is written: sua.predict."""
-    homes, summaries = {}, {}
-    for name in sua.__all__:
-        homes.setdefault(getattr(getattr(sua, name), "__module__", None), []).append(name)
-    for _, module, _ in pkgutil.walk_packages(sua.__path__, "sua."):
-        page, public = module.removeprefix("sua."), homes.get(module, [])
-        other = [f"   :exclude-members: {', '.join(public)}"] if public else []
-        other += ["   :no-index:"] if page in public else []  # sua.predict, as it is written, is the function
+    """One page per module, in the words of its docstrings. A name that a package exports is called as it is written
+    there: sua.predict, and not sua.predict.predict, since sua.predict is the function."""
+    modules = [name for _, name, _ in pkgutil.walk_packages(sua.__path__, "sua.")]
+    summaries = {}
+    for module in modules:
+        page, exported = module.removeprefix("sua."), _exported(module)
+        other = [f"   :exclude-members: {', '.join(exported)}"] if exported else []
+        other += ["   :no-index:"] if module in (f"{place}.{name}" for name, place in exported.items()) else []
         write(source / f"api/{page}.rst", f"{module}\n{'=' * len(module)}",
-              "\n".join([f".. automodule:: {module}", "   :members:", *other]), *map(_public, public))
+              "\n".join([f".. automodule:: {module}", "   :members:", *other]),
+              *(_as_exported(name, place) for name, place in exported.items()))
         first = inspect.getdoc(import_module(module)).split("\n\n")[0].replace("\n", " ")
         summaries[page] = f"- [`{module}`]({page}.rst): {first}"
     write(source / "api/index.md", "# Modules", "After `import sua`, each of these can be written as it stands:",
@@ -114,9 +115,21 @@ def add_modules(source: Path) -> list[str]:
     return ["api/index"]
 
 
-def _public(name):
-    is_class = inspect.isclass(getattr(sua, name))
-    return f".. auto{'class' if is_class else 'function'}:: sua::{name}" + ("\n   :members:" if is_class else "")
+def _exported(module):
+    """{name: "sua" or the module's package} of its own documented classes and functions that can be had there."""
+    found = {}
+    for name, value in vars(import_module(module)).items():
+        if getattr(value, "__module__", None) == module and not name.startswith("_") and inspect.getdoc(value):
+            package = module.rpartition(".")[0]
+            places = ("sua", *[package] * (not hasattr(import_module(package), "__all__")))  # its page has them by then
+            place = next((place for place in places if getattr(import_module(place), name, None) is value), None)
+            found |= {name: place} if place and (inspect.isclass(value) or inspect.isfunction(value)) else {}
+    return found
+
+
+def _as_exported(name, place):
+    is_class = inspect.isclass(getattr(import_module(place), name))
+    return f".. auto{'class' if is_class else 'function'}:: {place}::{name}" + ("\n   :members:" if is_class else "")
 
 
 def _listed(name):
