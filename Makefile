@@ -41,8 +41,11 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(PROFILES)"
 
+# A notebook opened by hand imports the environment's sua. In .venv that is made to be this one; another environment may
+# serve another checkout, so that it is only compared.
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
 	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .
+	@$(PY) -P tests/pins.py --sua $(if $(PINNED),|| true,2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .)
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"
@@ -77,7 +80,7 @@ bench: setup  ## measure speed and memory as ratios within one run
 	@OMP_NUM_THREADS=1 $(PY) tests/bench.py
 
 lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at hand
-	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks
+	@OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PY) -m jupyterlab --notebook-dir notebooks
 
 check: setup  ## compare figures/PROFILE with the committed results and print each difference
 	@$(PY) -m sua.study.check --profile "$(PROFILE)"
@@ -85,7 +88,7 @@ check: setup  ## compare figures/PROFILE with the committed results and print ea
 explain: setup  ## say why each stage would run
 	@$(PY) -m sua.study.run --explain --profile "$(PROFILE)"
 
-readme: setup  ## fill the tables of README.md and figures/README.md from figures/
+readme: setup  ## fill the tables of README.md, figures/README.md and the page of promises
 	@$(PY) -m sua.study.report
 
 site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site
