@@ -1,5 +1,5 @@
-# `make help` lists the targets. PROFILE picks the experiment's size, MIRROR a folder with data sets and models; RUN is
-# put before each stage's command, e.g. RUN="srun --gpus=1" on a cluster.
+# `make help` lists the targets. PROFILE picks the experiment's size, MIRROR a folder with data sets and models, or
+# several with : between; RUN is put before each stage's command, e.g. RUN="srun --gpus=1" on a cluster.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -18,8 +18,12 @@ WHY := as given
 else
 $(error PROFILE=$(value PROFILE) is not the name of a profile; known: $(PROFILES))
 endif
+# each folder of MIRROR from here on; a space separates for make, so that it stands aside as ¦ meanwhile
 ifneq ($(value MIRROR),)
-export SUA_MIRROR := $(if $(filter /%,$(firstword $(value MIRROR))),,$(CURDIR)/)$(value MIRROR)
+space := $(subst ,, )
+aside = $(subst $(space),¦,$(1))
+export SUA_MIRROR := $(subst ¦,$(space),$(subst $(space),:,$(foreach folder,$(subst :,$(space),$(call \
+  aside,$(value MIRROR))),$(if $(filter /%,$(folder)),,$(call aside,$(CURDIR))/)$(folder))))
 endif
 export HANDED_IN := $(value SUBMISSIONS)
 unexport MIRROR SUBMISSIONS
@@ -37,8 +41,11 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo "PROFILE=$(PROFILE) ($(WHY)); known: $(PROFILES)"
 
+# A notebook opened by hand imports the environment's sua. In .venv that is made to be this one; another environment may
+# serve another checkout, so that it is only compared.
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
 	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .
+	@$(PY) -P tests/pins.py --sua $(if $(PINNED),|| true,2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .)
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"
@@ -74,7 +81,7 @@ bench: setup  ## measure speed and memory as ratios within one run
 	@OMP_NUM_THREADS=1 $(PY) tests/bench.py
 
 lab: setup  ## open the notebooks in JupyterLab, results of `make reproduce` at hand
-	@OMP_NUM_THREADS=1 $(PY) -m jupyterlab --notebook-dir notebooks
+	@OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PY) -m jupyterlab --notebook-dir notebooks
 
 check: setup  ## compare figures/PROFILE with the committed results and print each difference
 	@$(PY) -m sua.study.check --profile "$(PROFILE)"
@@ -82,7 +89,7 @@ check: setup  ## compare figures/PROFILE with the committed results and print ea
 explain: setup  ## say why each stage would run
 	@$(PY) -m sua.study.run --explain --profile "$(PROFILE)"
 
-readme: setup  ## fill the tables of README.md and figures/README.md from figures/
+readme: setup  ## fill the tables of README.md, figures/README.md and the page of promises
 	@$(PY) -m sua.study.report
 
 site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site

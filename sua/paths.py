@@ -45,9 +45,10 @@ def figures(profile: str) -> Path:
 
 
 def mirrors() -> list[Path]:
-    """Local copies of hub data, in the order they are asked: $SUA_MIRROR, then data/hub."""
-    named = os.environ.get("SUA_MIRROR")
-    return ([Path(named).expanduser().resolve()] if named else []) + [root() / "data" / "hub"]
+    """Local copies of hub data, in the order they are asked: the folders of $SUA_MIRROR, written like those of $PATH
+    (":" between them, ";" on Windows), then data/hub."""
+    named = filter(None, os.environ.get("SUA_MIRROR", "").split(os.pathsep))
+    return [Path(name).expanduser().resolve() for name in named] + [root() / "data" / "hub"]
 
 
 def code_digest(*modules: str) -> str:

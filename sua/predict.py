@@ -27,7 +27,9 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, ids=None
         it has them, clarifications with their weights: `clarified` is the model's answer to each.
     perturbation : a sua.perturb.Perturbation; None leaves `perturbed` out.
         A variant with x's options in another order gives its probabilities in x's order.
-    k : number of variants per input, drawn with `seed`.
+    k : number K of variants per input, drawn with `seed`. Where the kernel knows that no input has so many different
+        ones (OPTION_ORDER: n! - 1 of n options), K is the most that any has, and a warning says so; copies would weaken
+        whatever is concluded from the orbit.
     labels : (N,) class indices; for a plain list, or in the place of the split's own.
     ids : N strings or numbers, in the place of the split's own. Without either an id is a digest of the input, so that
         equal inputs have equal ids, and no others do.
@@ -38,8 +40,8 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, ids=None
     meta : further facts to keep.
 
     Of the N K variants, meta counts those that equal their input ("copies") and those that equal an earlier variant of
-    it ("repeats"). A warning says so where half or more are copies, and where a kernel that draws no variant twice
-    (OPTION_ORDER) has fewer than K for some input.
+    it ("repeats"), and says what K was. A warning says so where half or more are copies, and where a kernel that draws
+    no variant twice (OPTION_ORDER) has fewer than K for some input.
 
     Raises ValueError for data that is one text, a table or a whole task, a model or perturbation without the method
     named here, a model that does not return one row per input, more options than classes, dropout with a model that
@@ -65,6 +67,7 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, ids=None
     inputs = as_inputs(inputs)
     expect(inputs, "inputs is empty: give at least one text")
     given.setdefault("ids", [_digest(x) for x in inputs])
+    k = _at_most(k, inputs, perturbation)
     drawn = variants(inputs, perturbation, k, seed) if perturbation else [()] * len(inputs)
     readings = readings or [()] * len(inputs)
     for i, row in enumerate(readings):
@@ -94,6 +97,18 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, ids=None
 
 def _digest(x):
     return hashlib.blake2b(repr(x).encode(), digest_size=8).hexdigest()
+
+
+def _at_most(k, inputs, perturbation):
+    """k, or the most different variants of any input, where the kernel knows that they are fewer."""
+    if getattr(perturbation, "others", None) is None:
+        return k
+    k, most = whole("K", k, 1, "draw at least one variant per input"), max(map(perturbation.others, inputs))
+    if most >= k or most < 1:
+        return k
+    warnings.warn(f"kernel {perturbation.name!r}: no input has more than {most} different variants, so K is {most}, "
+                  f"not {k}: give k={most} here and to a rule that is fitted on these scores", stacklevel=3)
+    return most
 
 
 def _count_repeats(inputs, drawn, perturbation, k):

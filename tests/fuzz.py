@@ -2,7 +2,8 @@
 
 A case is right where the result equals an independent computation, written here in loops or taken from another
 library. A refusal is clear where it is a ValueError, or the documented exception, that names the argument or field.
-The exit status is 1 if anything else came back. A case follows from its family and number.
+The exit status is 1 if anything else came back. A case follows from its family and number. A campaign of FULL cases
+or more writes its table to notebooks/site/fuzz.md; `make readme` shows it on the page of promises.
 """
 
 import json
@@ -32,6 +33,7 @@ from sua.perturb import FRAMING, KERNELS, OPTION_ORDER, SURFACE, TYPOS, instruct
 from sua.scores import LAMBDAS, SCORES, SIGNED_LAMBDAS
 
 FLOOR = 1e-12
+FULL, TABLE = 100_000, Path(__file__).parents[1] / "notebooks/site/fuzz.md"
 OUTCOMES = ("right", "clear error", "unclear error", "wrong result")
 BAD = OUTCOMES[2:]
 NO_NUMBERS = (math.nan, math.inf, -math.inf, None, "1", [1.0], np.ones((2, 1)), {})
@@ -924,11 +926,17 @@ def campaign(n: int):
     return table, failures, spent
 
 
-def report(table, failures, spent) -> str:
-    """The table, and each kind of failure with one case to try again."""
+def shown(table) -> list[str]:
+    """The lines of the table."""
     lines = [f"| family | cases | {' | '.join(OUTCOMES)} |", "| --- |" + " --- |" * (1 + len(OUTCOMES))]
     for family, counts in [*table.items(), ("all", sum(table.values(), Counter()))]:
         lines.append(f"| {family} | {counts.total()} | {' | '.join(str(counts[name]) for name in OUTCOMES)} |")
+    return lines
+
+
+def report(table, failures, spent) -> str:
+    """The table, and each kind of failure with one case to try again."""
+    lines = shown(table)
     for (family, result, what, _), cases in sorted(failures.items()):
         number, came = cases[0]
         lines.append(f"{result} x {len(cases)}: {family} {number} ({what}): {came[:160]}")
@@ -942,6 +950,8 @@ def main(arguments):
         return 0
     table, failures, spent = campaign(int(arguments[0]) if arguments else 10_000)
     print(report(table, failures, spent))
+    if sum(table.values(), Counter()).total() >= FULL:
+        TABLE.write_text("\n".join([*shown(table), ""]), encoding="utf-8")
     return int(bool(failures))
 
 

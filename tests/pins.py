@@ -1,4 +1,6 @@
-"""Exit status 0 if the running Python has every exact pin of the lock file given; standard library only."""
+"""Exit status 0 if the running Python has every exact pin of the lock file given; with --sua, and run as python -P, if
+its sua is that of the working directory. Standard library only.
+"""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -18,5 +20,19 @@ def unmet(lock: str) -> list[str]:
     return missing
 
 
+def other_sua(here: Path) -> str:
+    """What to know where the environment's sua is not that of the folder; "" where it is."""
+    try:
+        import sua
+        found = Path(sua.__file__).parent
+    except ImportError:
+        found = "not installed"
+    if found == here / "sua":
+        return ""
+    return (f"note: sua of this environment is {found}, not {here / 'sua'}. What make runs takes the latter; for "
+            f"notebooks and scripts of your own: python -m pip install --no-deps -e {here}, or PYTHONPATH={here}")
+
+
 if __name__ == "__main__":
-    sys.exit(bool(unmet(sys.argv[1])))
+    wrong = other_sua(Path.cwd()) if sys.argv[1] == "--sua" else bool(unmet(sys.argv[1]))
+    sys.exit(wrong or 0)

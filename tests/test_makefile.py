@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,25 @@ def test_folders_arrive_as_they_were_typed(value, tmp_path):
         for result in both_ways("grade", "PY=printenv SUA_MIRROR; echo", SUBMISSIONS=value, MIRROR=folder):
             assert result.stdout == f"{there}\nnotebooks/assignments/grade.py grade -- {value}\n", result.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_each_of_several_mirrors_is_a_folder_from_here_on():
+    for result in both_ways("explain", "PY=printenv SUA_MIRROR; echo", PROFILE="smoke", MIRROR="two words:/a b:c"):
+        assert result.stdout.splitlines()[0] == f"{ROOT}/two words:/a b:{ROOT}/c", result.stderr
+
+
+def test_setup_compares_the_environments_sua_and_leaves_it(tmp_path):
+    """The environment is the running one, which has the pins; PYTHONPATH stands for another clone in it."""
+    (tmp_path / "sua").mkdir()
+    (tmp_path / "sua/__init__.py").touch()
+    active = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    said = {folder: subprocess.run(["make", "setup"], cwd=ROOT, text=True, capture_output=True, check=True,
+                                   env={**os.environ, **active, "PYTHONPATH": str(folder)})
+            for folder in (ROOT, tmp_path)}
+    assert not said[ROOT].stderr
+    for part in (f"is {tmp_path / 'sua'}, not {ROOT / 'sua'}", f"pip install --no-deps -e {ROOT}", f"PYTHONPATH={ROOT}"):
+        assert part in said[tmp_path].stderr
+    assert [file.name for file in (tmp_path / "sua").iterdir() if file.suffix == ".py"] == ["__init__.py"]
 
 
 def test_grade_asks_for_a_folder():

@@ -11,11 +11,11 @@ import pytest
 from datasets import Dataset, DatasetDict
 from scipy.stats import binom, chisquare
 
-from sua import CallableModel, Predictions, load_task, predict, predictions, score
+from sua import CallableModel, Predictions, error_floor, load_task, predict, predictions, score
 from sua.generation import Generations
 from sua.inputs import as_inputs
 from sua.models.tiny import tiny_encoder
-from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, variants
+from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, given, instructions, on_first, variants
 
 P = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
 OLD = ("probs", "perturbed", "labels", "label_dist", "clarified", "weights", "samples", "n_classes", "ids")  # schema 1
@@ -538,11 +538,34 @@ def test_texts_are_kept_as_plain_strings():
     assert all(type(part) is str for x in kept for part in (x if isinstance(x, tuple) else [x]))
 
 
-def test_orders_that_cannot_differ_are_told():
-    model, two, three = marker(3), [("q", "a", "b")], [("q", "a", "b"), ("r", "a", "b", "c")]
-    with pytest.warns(UserWarning, match="'option_order': of 3 variants 0 equal .* and 2 an earlier.*give k=1"):
+def test_k_is_lowered_to_the_different_variants_that_there_are():
+    """Copies of the one other order of two options would dilute every mean over the orbit."""
+    two = [("q", "a", "b"), ("r", "c", "d")]
+    with pytest.warns(UserWarning, match="'option_order': no input has more than 1 different.*K is 1, not 3: give k=1"):
         found = predict(HALVES, two, OPTION_ORDER, k=3)
-    assert found.meta["copies"] == 0 and found.meta["repeats"] == 2 and "repeats=2" in repr(found)
+    assert found.perturbed.shape == (2, 1, 2) and found.meta["k"] == 1
+    assert found.meta["copies"] == found.meta["repeats"] == 0
+    templates = instructions(["{question}", "Answer: {question}", "Say: {question}"])
+    groups = given({"a": ["b", "c", "b"], "b": ["a", "c"]})
+    model = CallableModel(lambda x: [[0.5, 0.5]] * len(x))
+    for kernel, data in ((templates, ["a", "Say: b"]), (groups, ["a", "b"]),
+                         (on_first(templates), [("q", "a", "b", "c"), ("r", "a", "b", "c")])):
+        asked = model if isinstance(data[0], str) else CallableModel(lambda x: [[1, 0, 0]] * len(x))
+        with pytest.warns(UserWarning, match="no input has more than 2 different variants, so K is 2, not 5"):
+            assert predict(asked, data, kernel, k=5).perturbed.shape[1] == 2
+
+
+def test_the_bounds_of_two_options_are_those_of_k_1():
+    """A model that follows the place of an option: its answer flips in the other order, whatever k was asked for."""
+    model = CallableModel(lambda inputs: [[0.9, 0.1]] * len(inputs))
+    data = [(f"q{i}", "a", "b") for i in range(20)]
+    with pytest.warns(UserWarning, match="K is 1, not 3"):
+        floors = [error_floor(predict(model, data, OPTION_ORDER, k=k)) for k in (1, 3)]
+    assert floors[0] == floors[1] and floors[0].plain == 0.5
+
+
+def test_orders_that_cannot_differ_are_told():
+    model, three = marker(3), [("q", "a", "b"), ("r", "a", "b", "c")]
     with pytest.warns(UserWarning, match="of 6 variants 0 equal.*2 an earlier.*give a smaller k"):
         predict(CallableModel(lambda x: [[1, 0, 0]] * len(x)), three, OPTION_ORDER, k=3)
     with pytest.warns(UserWarning, match="of 4 variants 4 equal their input.*changes none of these inputs"):

@@ -3,9 +3,11 @@ SUA_SITE=<profile> in the environment that profile's is read too.
 """
 
 import functools
+import importlib.util
 import itertools
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ import nbformat
 import pytest
 import websocket
 
+import sua
 from sua.study import run
 
 ROOT = Path(__file__).parents[1]
@@ -81,9 +84,6 @@ def tiny(tmp_path_factory):
             "notebooks/site/promises.md": (ROOT / "notebooks/site/promises.md").read_text(encoding="utf-8")}.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(content, encoding="utf-8")
-    before = build(project, "tiny")
-    assert before.returncode == 1 and not (project / "build").exists()
-    assert "01_first; run `make reproduce PROFILE=tiny`" in before.stderr and "Traceback" not in before.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         run.StageRun("01_first", "tiny").run()
@@ -151,6 +151,67 @@ def test_the_build_is_quiet_and_shows_what_was_run(tiny):
     modules = {".".join(file.relative_to(ROOT / "sua").with_suffix("").parts).removesuffix(".__init__")
                for file in (ROOT / "sua").rglob("*.py")} - {"__init__"}
     assert {"scores", "scores.registry"} < modules == {file.stem for file in (folder / "api").glob("*.html")} - {"index"}
+
+
+@pytest.fixture(scope="module")
+def builder():
+    """notebooks/site/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("site_build", ROOT / "notebooks/site/build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_modules_have_their_pages_before_any_notebook_was_run(builder, tmp_path, monkeypatch, capsys):
+    for name, content in {"notebooks/01_first.ipynb": nbformat.writes(nbformat.v4.new_notebook()), "README.md": README,
+                          "notebooks/profiles/tiny.yaml": "settings: {publish: true}\n01_first: {}\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    told = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builder, "sphinx", lambda arguments: told.extend(arguments))
+    assert not builder.main(["--profile", "tiny"])
+    assert capsys.readouterr().out.splitlines() == [
+        "site: without 01_first, not run with profile 'tiny': `make reproduce PROFILE=tiny` first",
+        "site: build/tiny/site/index.html"]
+    assert (tmp_path / "build/tiny/site-src/api/scores.registry.rst").is_file()
+    assert not any("announcement" in argument for argument in told)  # what is published is no toy
+
+
+def test_every_name_of_the_pages_can_be_written_as_it_stands(tiny):
+    names = set()
+    for file, page in pages(tiny[0]).items():
+        names |= {name for name in page.anchors if name.startswith("sua.") and "-" not in name}
+    modules = {name for _, name, _ in pkgutil.walk_packages(sua.__path__, "sua.")}
+    names -= {f"module-{name}" for name in modules} | modules
+    for name in modules:
+        importlib.import_module(name)
+    assert {"sua.Predictions.concatenate", "sua.perturb.Audit", "sua.study.report.Stage"} < names
+    assert "sua.predict" in pages(tiny[0])[tiny[0] / "api/predict.html"].anchors
+    for name in names:
+        eval(name, {"sua": sua})
+    shown = pages(tiny[0])[tiny[0] / "api/index.html"].text
+    assert all(f"sua.{name}" in shown for name in sua.__all__)
+
+
+def test_toy_runs_carry_a_banner(tiny):
+    assert all("Toy run: the profile tiny" in page.text for file, page in pages(tiny[0]).items()
+               if file.name not in ("search.html", "genindex.html"))
+
+
+def test_code_cells_fold_and_what_was_run_does_not(tiny):
+    text = (tiny[0] / "notebooks/01_first.html").read_text(encoding="utf-8")
+    folded = '<details class="hide above-input">'
+    assert text.count(folded) == 3 and text.index("size") < text.index(folded)
+
+
+@pytest.mark.parametrize("caption, title", [
+    ("Ablations, mean.", "Ablations"),
+    ("Failure prediction (topic: 1000 items, nli: 9). AUROC", "Failure prediction (topic: 1000 items, nli: 9)"),
+    ("Risk at .2 (all (K = 8: each) and x, y). End", "Risk at .2 (all (K = 8: each) and x, y)"),
+    ("No stop", "No stop"), ("Ends.", "Ends"), (":) first: second", ":) first")])
+def test_a_title_is_cut_at_no_sign_inside_of_a_word_or_parentheses(caption, title, builder):
+    assert builder.title_of(caption) == title
 
 
 def test_nothing_comes_from_elsewhere_and_no_link_is_broken(site):

@@ -1,7 +1,8 @@
 """Builds the site of a profile: `python notebooks/site/build.py --profile P` writes build/P/site.
 
 Its sources are laid out in build/P/site-src as in the repository, so that the README's links hold: README, executed
-notebooks, tables and figures, one page per module, and what the manifests say about the run. Nothing is executed.
+notebooks, tables and figures, one page per module, and what the manifests say about the run. Nothing is executed:
+notebooks that have not been run are left out, and the build says so.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Iterable
 
 import nbformat
 import pandas as pd
@@ -37,18 +39,41 @@ def toctree(pages, *options: str) -> str:
     return "\n".join(["```{toctree}", *options, *pages, "```"])
 
 
-def add_notebooks(source: Path, profile: str) -> list[str]:
-    """The executed notebooks. The cell of defaults goes: the injected one says what was run."""
-    for stage in run.notebooks():
-        notebook = nbformat.read(paths.build(profile) / stage.stem / run.EXECUTED, as_version=4)
-        notebook.cells = [cell for cell in notebook.cells if "parameters" not in cell.metadata.get("tags", [])]
-        write(source / "notebooks" / stage.name, nbformat.writes(notebook))
-    return [f"notebooks/{stage.stem}" for stage in run.notebooks()]
+def add_notebooks(source: Path, profile: str, stages: Iterable[str]) -> list[str]:
+    """The executed notebooks. The cell of defaults goes: the injected one says what was run, and stays unfolded."""
+    for stage in stages:
+        notebook = nbformat.read(paths.build(profile) / stage / run.EXECUTED, as_version=4)
+        tags = lambda cell: cell.metadata.get("tags", [])
+        notebook.cells = [cell for cell in notebook.cells if "parameters" not in tags(cell)]
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and "injected-parameters" not in tags(cell):
+                cell.metadata["tags"] = [*tags(cell), "hide-input"]
+        write(source / f"notebooks/{stage}.ipynb", nbformat.writes(notebook))
+    return [f"notebooks/{stage}" for stage in stages]
+
+
+def title_of(caption: str) -> str:
+    """A caption up to its first stop, comma or colon that ends a word outside of parentheses."""
+    depth = 0
+    for i, (character, after) in enumerate(zip(caption, [*caption[1:], " "])):
+        depth += (character == "(") - (character == ")")
+        if character in ":.,;" and after.isspace() and depth <= 0:
+            return caption[:i]
+    return caption
+
+
+def toy_banner(profile: str) -> str:
+    """What stands above every page of a profile whose results are not published; nothing for the others."""
+    if run.load_profile(profile).get("settings", {}).get("publish"):
+        return ""
+    return (f"Toy run: the profile {profile} only shows that every cell runs. Its numbers, tables and figures mean "
+            "nothing; those of other profiles are under Tables and figures.")
 
 
 def add_results(source: Path, profile: str) -> list[str]:
     """This profile's tables and figures as its run made them, then those committed for other profiles."""
-    folders = {profile: paths.build(profile) / run.notebooks()[-1].stem}
+    made = paths.build(profile) / run.notebooks()[-1].stem
+    folders = {profile: made} if run.read_manifest(made) else {}
     for folder in sorted((paths.root() / "figures").glob("[!.]*/")):
         folders.setdefault(folder.name, folder)
     for name, folder in folders.items():
@@ -57,7 +82,7 @@ def add_results(source: Path, profile: str) -> list[str]:
         tables = sorted(target.glob("*.md"))
         for table in tables:
             caption, content = table.read_text(encoding="utf-8").split("\n", 1)
-            title = re.split(r"[:.,;](?![^(]*\))", caption)[0]  # not inside of parentheses
+            title = title_of(caption)
             if number := re.fullmatch(r"table(\d+)_?(.*)", table.stem):
                 title = f"Table {' '.join(filter(None, number.groups()))} · {title}"
             others = [f"[{file.suffix[1:]}]({file.name})" for file in sorted(target.glob(f"{table.stem}.[!m]*"))]
@@ -71,15 +96,51 @@ def add_results(source: Path, profile: str) -> list[str]:
 
 
 def add_modules(source: Path) -> list[str]:
-    """One page per module, in the words of its docstrings."""
+    """One page per module, in the words of its docstrings. A name that a package exports is called as it is written
+    there: sua.predict, and not sua.predict.predict, since sua.predict is the function."""
+    modules = [name for _, name, _ in pkgutil.walk_packages(sua.__path__, "sua.")]
     summaries = {}
-    for _, title, _ in pkgutil.walk_packages(sua.__path__, "sua."):
-        page = title.removeprefix("sua.")
-        write(source / f"api/{page}.rst", f"{title}\n{'=' * len(title)}", f".. automodule:: {title}\n   :members:")
-        first = inspect.getdoc(import_module(title)).split("\n\n")[0].replace("\n", " ")
-        summaries[page] = f"- [`{title}`]({page}.rst): {first}"
-    write(source / "api/index.md", "# Modules", "\n".join(summaries.values()), toctree(summaries, ":hidden:"))
+    for module in modules:
+        page, exported = module.removeprefix("sua."), _exported(module)
+        other = [f"   :exclude-members: {', '.join(exported)}"] if exported else []
+        other += ["   :no-index:"] if module in (f"{place}.{name}" for name, place in exported.items()) else []
+        write(source / f"api/{page}.rst", f"{module}\n{'=' * len(module)}",
+              "\n".join([f".. automodule:: {module}", "   :members:", *other]),
+              *(_as_exported(name, place) for name, place in exported.items()))
+        first = inspect.getdoc(import_module(module)).split("\n\n")[0].replace("\n", " ")
+        summaries[page] = f"- [`{module}`]({page}.rst): {first}"
+    write(source / "api/index.md", "# Modules", "After `import sua`, each of these can be written as it stands:",
+          "\n".join(map(_listed, sua.__all__)), "Module by module:", "\n".join(summaries.values()),
+          toctree(summaries, ":hidden:"))
     return ["api/index"]
+
+
+def _exported(module):
+    """{name: "sua" or the module's package} of its own documented classes and functions that can be had there."""
+    found = {}
+    for name, value in vars(import_module(module)).items():
+        if getattr(value, "__module__", None) == module and not name.startswith("_") and inspect.getdoc(value):
+            package = module.rpartition(".")[0]
+            places = ("sua", *[package] * (not hasattr(import_module(package), "__all__")))  # its page has them by then
+            place = next((place for place in places if getattr(import_module(place), name, None) is value), None)
+            found |= {name: place} if place and (inspect.isclass(value) or inspect.isfunction(value)) else {}
+    return found
+
+
+def _as_exported(name, place):
+    is_class = inspect.isclass(getattr(import_module(place), name))
+    return f".. auto{'class' if is_class else 'function'}:: {place}::{name}" + ("\n   :members:" if is_class else "")
+
+
+def _listed(name):
+    """A line about a public name: what a function or class does, where a module is described, what else it is."""
+    value = getattr(sua, name)
+    if inspect.ismodule(value):
+        return f"- `sua.{name}`: the module [`{value.__name__}`]({value.__name__.removeprefix('sua.')}.rst)"
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return f"- `sua.{name}`: {f'a table of {len(value)} entries' if isinstance(value, dict) else repr(value)}"
+    first = inspect.getdoc(value).split("\n\n")[0].replace("\n", " ")
+    return f"- [`sua.{name}`]({value.__module__.removeprefix('sua.')}.rst): {first}"
 
 
 def add_sources(source: Path) -> list[str]:
@@ -118,20 +179,20 @@ def keep_links_that_hold(page: Path) -> None:
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", required=True, help="a profile whose notebooks have been run")
+    parser.add_argument("--profile", required=True, help="the profile whose run is shown")
     profile = parser.parse_args(arguments).profile
     build = paths.build(profile)
     manifests = {stage.stem: run.read_manifest(build / stage.stem) for stage in run.notebooks()}
-    if missing := [name for name, manifest in manifests.items() if manifest is None]:
-        print(f"site: not run yet with profile {profile!r}: {', '.join(missing)}; run `make reproduce "
-              f"PROFILE={profile}` first", file=sys.stderr)
-        return 1
+    missing = [name for name, manifest in manifests.items() if manifest is None]
+    manifests = {name: manifest for name, manifest in manifests.items() if manifest}
     source, site = build / "site-src", build / "site"
     for folder in (source, site):
         shutil.rmtree(folder, ignore_errors=True)
     text = lambda page: (paths.root() / f"{page}.md").read_text(encoding="utf-8")
-    groups = {"Notebooks": add_notebooks(source, profile), "Results": add_results(source, profile),
-              "Teaching": [], "Reference": add_modules(source) + add_sources(source) + add_status(source, profile, manifests)}
+    reference = add_modules(source) + add_sources(source)
+    reference += add_status(source, profile, manifests) if manifests else []
+    groups = {"Notebooks": add_notebooks(source, profile, manifests), "Results": add_results(source, profile),
+              "Teaching": [], "Reference": reference}
     pages = [(title, page) for title in PAGES for page in PAGES[title] if (paths.root() / f"{page}.md").exists()]
     for title, page in pages:
         groups[title].append(page)
@@ -140,9 +201,14 @@ def main(arguments=None) -> int:
     write(source / "index.md", text("README"), *trees)
     for page in ("index", *(page for _, page in pages)):
         keep_links_that_hold(source / f"{page}.md")
-    failed = sphinx(["-qW", "--keep-going", f"-c{Path(__file__).parent}", f"-d{source / '.doctrees'}", str(source),
-                     str(site)])
+    banner = toy_banner(profile)
+    told = [f"-Dhtml_theme_options.announcement={banner}"] if banner else []
+    failed = sphinx(["-qW", "--keep-going", *told, f"-c{Path(__file__).parent}", f"-d{source / '.doctrees'}",
+                     str(source), str(site)])
     shutil.rmtree(build / "jupyter_execute", ignore_errors=True)  # the outputs' images, which the site has by now
+    if missing:
+        print(f"site: without {', '.join(missing)}, not run with profile {profile!r}: `make reproduce "
+              f"PROFILE={profile}` first")
     print("site: see the warnings above" if failed else f"site: {(site / 'index.html').relative_to(paths.root())}")
     return failed
 

@@ -161,8 +161,28 @@ class ChoiceLM(EncoderClassifier):
         hidden = output_hidden_states and [out.hidden_states[-1].flatten(0, 1)[plan.last][:, None]]
         return SimpleNamespace(logits=torch.stack([total, count.clamp(min=1)], -1), hidden_states=hidden)
 
-    def class_logits(self, logits):
-        return logits[..., 0] / logits[..., 1] if self.score == "mean" else logits[..., 0]
+    def class_logits(self, logits, score: str | None = None):
+        return logits[..., 0] / logits[..., 1] if (score or self.score) == "mean" else logits[..., 0]
+
+    @property
+    def _of_one_pass(self):
+        """The scores that follow from one pass: they are computed together and share what is kept of it."""
+        return ("letter",) if self.score == "letter" else ("sum", "mean")
+
+    def _probs(self, batch):
+        return self._by_score(self.forward(self.model, batch).logits)["probs"]
+
+    def _outputs(self, batch):
+        out = self.forward(self.model, batch, output_hidden_states=True)
+        return {**self._by_score(out.logits), "features": wide(out.hidden_states[-1][:, 0])}
+
+    def _by_score(self, logits):
+        """"probs" and "logits", (n, C, scores of one pass)."""
+        import torch
+
+        logits = [self.class_logits(wide(logits), score) for score in self._of_one_pass]
+        return {"probs": torch.stack([each.softmax(-1).double() for each in logits], -1),
+                "logits": torch.stack(logits, -1)}
 
     def _batches(self, encoded, unique, size):
         """Batches of inputs that begin alike, or of like length where few share more than what all begin with."""
@@ -181,8 +201,10 @@ class ChoiceLM(EncoderClassifier):
 
     def _collect(self, what, inputs, read, dropout_seed=None):
         inputs = [(x["question"], *x["choices"]) if isinstance(x, Mapping) else x for x in inputs]
-        what = f"{what} {self.answers} {self.score} {self.template}"
-        return super()._collect(what, inputs, read, dropout_seed)
+        what = f"{what} {self.answers} {' '.join(self._of_one_pass)} {self.template}"
+        ours = self._of_one_pass.index(self.score)
+        return {name: values if name == "features" else values[..., ours]
+                for name, values in super()._collect(what, inputs, read, dropout_seed).items()}
 
     def save(self, folder) -> Path:
         self.model.config.sua_choice_lm = {"answers": self.answers, "score": self.score, "template": self.template}

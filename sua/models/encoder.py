@@ -62,13 +62,7 @@ class EncoderClassifier:
     def outputs(self, inputs: Sequence[Input]) -> dict[str, np.ndarray]:
         """What one pass gives: "probs" (N, C), "logits" (N, C), and "features" (N, D), the last hidden state at the
         first token, which the head reads."""
-
-        def read(batch):
-            out = self.forward(self.model, batch, output_hidden_states=True)
-            logits, first = self.class_logits(wide(out.logits)), wide(out.hidden_states[-1][:, 0])
-            return {"probs": logits.softmax(-1).double(), "logits": logits, "features": self._features(first, logits)}
-
-        return self._collect("outputs", inputs, read)
+        return self._collect("outputs", inputs, self._outputs)
 
     def dropout_proba(self, inputs: Sequence[Input], passes: int, seed: int = 0) -> np.ndarray:
         """(N, T, C) probabilities of T = `passes` stochastic passes with dropout on (Gal and Ghahramani, ICML 2016).
@@ -85,6 +79,11 @@ class EncoderClassifier:
 
     def _probs(self, batch):
         return self.class_logits(wide(self.forward(self.model, batch).logits)).softmax(-1).double()
+
+    def _outputs(self, batch):
+        out = self.forward(self.model, batch, output_hidden_states=True)
+        logits, first = self.class_logits(wide(out.logits)), wide(out.hidden_states[-1][:, 0])
+        return {"probs": logits.softmax(-1).double(), "logits": logits, "features": self._features(first, logits)}
 
     def _features(self, first, logits):
         return first

@@ -96,16 +96,26 @@ def mixture(*perturbations: Perturbation) -> Perturbation:
 
 def on_first(perturbation: Perturbation) -> Perturbation:
     """The kernel on the first text of a tuple alone: the question of a multiple-choice input, not its options."""
-    rewrite = perturbation.rewrite
-    return Perturbation(perturbation.name, lambda example, rng: (rewrite(example[0], rng), *example[1:]))
+    rewrite, others = perturbation.rewrite, perturbation.others
+    return Perturbation(perturbation.name, lambda example, rng: (rewrite(example[0], rng), *example[1:]),
+                        others and (lambda example: others(example[0])))
 
 
 def given(groups: Mapping[Input, Sequence[Input]], name: str = "given") -> Perturbation:
-    """Variants that a data set itself supplies: one of the other members of x's group, drawn uniformly."""
+    """Variants that a data set itself supplies: one of the other members of x's group, drawn uniformly.
 
-    def rewrite(example, rng):
+    ValueError for an input that has no group.
+    """
+
+    def members(example):
         if not groups.get(example):
             raise ValueError(f"the data set gives no variants of {example!r}: perturb only the inputs it lists")
-        return groups[example][rng.integers(len(groups[example]))]
+        return groups[example]
 
-    return Perturbation(name, rewrite)
+    def rewrite(example, rng):
+        return members(example)[rng.integers(len(members(example)))]
+
+    def others(example):
+        return len({*members(example)} - {example})
+
+    return Perturbation(name, rewrite, others)

@@ -38,14 +38,20 @@ def instructions(templates: Sequence[str], name: str = "instructions") -> Pertur
     longest = sorted(templates, key=len, reverse=True)  # the most literal match is the one that was meant
     patterns = [re.compile("(.*)".join(map(re.escape, t.split("{question}"))), re.DOTALL) for t in longest]
 
-    def rewrite(text, rng):
+    def question(text):
         found = next(filter(None, (pattern.fullmatch(text) for pattern in patterns)), None)
         if not found:
             raise ValueError(f"{text!r} is written in none of the templates: add '{{question}}' to them, or write the "
                              "inputs in one of them")
-        return templates[rng.integers(len(templates))].replace("{question}", found.group(1))
+        return found.group(1)
 
-    return Perturbation(name, rewrite)
+    def rewrite(text, rng):
+        return templates[rng.integers(len(templates))].replace("{question}", question(text))
+
+    def others(text):
+        return len({template.replace("{question}", question(text)) for template in templates} - {text})
+
+    return Perturbation(name, rewrite, others)
 
 
 def _options(example):

@@ -1,5 +1,5 @@
 """Results on disk: what a stage writes, figures and tables that are the same file when the numbers are the same, and
-the tables of README.md and figures/README.md, which `python -m sua.study.report` fills.
+the tables of README.md, figures/README.md and the page of promises, which `python -m sua.study.report` fills.
 """
 
 from __future__ import annotations
@@ -33,11 +33,17 @@ class Stage:
 
     Under the runner this is the stage's own folder; by hand it is build/scratch/<name>, so that trying things in a
     notebook never touches results. Trained models and earlier stages are those of the profile either way.
+    ImportError if the sua that runs is another checkout's than the notebook's.
     """
 
     def __init__(self, name: str, profile: str):
         import seaborn
 
+        own, running = paths.root() / "sua", Path(__file__).parents[1]
+        if own.is_dir() and not own.samefile(running):
+            raise ImportError(f"this notebook is of {own.parent}, but its kernel imports {running}: open it by `make "
+                              f"lab`, start Jupyter with PYTHONPATH={own.parent}, or run python -m pip install "
+                              f"--no-deps -e . in {own.parent}")
         self.name, self.profile = name, profile
         self.folder = paths.stage_folder() or paths.root() / "build" / "scratch" / name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -316,13 +322,43 @@ def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.nd
 
 # --- pages that show committed results, never typed ones ---
 
-PAGES = ("README.md", "figures/README.md")
-_BLOCK = re.compile(r"(<!-- begin (figures/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("README.md", "figures/README.md", "notebooks/site/promises.md")
+_BLOCK = re.compile(r"(<!-- begin (?:(times) )?(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render_page(text: str) -> str:
-    """A page with every block `<!-- begin figures/... -->` filled from that file."""
-    return _BLOCK.sub(lambda block: block[1] + (paths.root() / block[2]).read_text(encoding="utf-8") + block[3], text)
+    """A page with every block `<!-- begin figures/... -->` filled from that file of the project, and every block
+    `<!-- begin times cpu -->` with the times of that profile's committed run."""
+    def filled(block):
+        content = times(block[3]) if block[2] else (paths.root() / block[3]).read_text(encoding="utf-8")
+        return block[1] + content + block[4]
+
+    return _BLOCK.sub(filled, text)
+
+
+def times(profile: str) -> str:
+    """How long each notebook of a profile took in its committed run, as a table with a total.
+
+    A stage that found models or predictions of an earlier try did not do all its work: it has no time here, and there
+    is no total.
+    """
+    manifest = paths.figures(profile) / "MANIFEST.json"
+    stages = json.loads(manifest.read_text(encoding="utf-8"))["stages"] if manifest.exists() else {}
+    stages = {name: made for name, made in stages.items() if made}
+    seconds = {name: made["seconds"] if made.get("uncached") else None for name, made in stages.items()}
+    rows = [{"notebook": name, "time": _duration(spent)} for name, spent in seconds.items()]
+    if stages and None not in seconds.values():
+        rows.append({"notebook": "all", "time": _duration(sum(seconds.values()))})
+    on = {f"{made['machine']['device']} ({made['machine']['processor']}), "
+          f"{made['threads'] or 'all'} thread{'s' * (made['threads'] != 1)}" for made in stages.values()}
+    measured = "; ".join(sorted(on)) or "not yet measured"
+    return markdown(pd.DataFrame(rows, columns=["notebook", "time"]), f"Profile {profile}: {measured}.")
+
+
+def _duration(seconds):
+    if seconds is None:
+        return "not measured"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def main() -> int:

@@ -141,6 +141,7 @@ class StageRun:
                                  f"{self.profile}`, or python -m sua.study.run {needed} --profile {self.profile}")
         if read_manifest(self.staging) and not self.why(self.staging):
             return self._into_place()  # killed after the last line of work: only the move is left
+        uncached = self._finds_nothing_kept()
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
         start = time.time()
@@ -155,14 +156,27 @@ class StageRun:
             (failed / "traceback.txt").write_text(f"{error}\n", encoding="utf-8")
             kept = failed.relative_to(paths.root())
             raise StageError(f"{self.name} failed; notebook and traceback are kept in {kept}\n{error}") from error
-        self._write_manifest(time.time() - start)
+        self._write_manifest(time.time() - start, uncached)
         self._into_place()
+
+    def _finds_nothing_kept(self) -> bool:
+        """Whether this is the stage's first try since build/P was empty, so that its time is that of all its work."""
+        tried = paths.build(self.profile) / ".tried"
+        tried.parent.mkdir(parents=True, exist_ok=True)
+        if tried.exists():
+            names = tried.read_text(encoding="utf-8").splitlines()
+        else:  # of what lies there nobody knows when it was made
+            names = ["*"] if any(not file.name.startswith((".", "site")) for file in tried.parent.iterdir()) else []
+        with open(tried, "a", encoding="utf-8") as lines:
+            lines.write("".join(f"{name}\n" for name in [*({"*"} & {*names}), self.name]))
+        return not {"*", self.name} & {*names}
 
     def _execute(self):
         import papermill
 
         threads = self.settings.get("threads")
-        environment = {"SUA_STAGE_DIR": str(self.staging), "PYTHONPATH": str(paths.root()),
+        environment = {"SUA_STAGE_DIR": str(self.staging),  # a notebook runs in its own folder: no relative mirrors
+                       "SUA_MIRROR": os.pathsep.join(map(str, paths.mirrors()[:-1])), "PYTHONPATH": str(paths.root()),
                        "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false",
                        **({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {})}
         before = {name: os.environ.get(name) for name in environment}
@@ -186,7 +200,7 @@ class StageRun:
         if missing := [name for name in self.outputs if not (self.staging / name).exists()]:
             raise StageError(f"declared outputs are missing: {', '.join(missing)}")
 
-    def _write_manifest(self, seconds):
+    def _write_manifest(self, seconds, uncached):
         mirrored, notes = self._told("mirrored"), self._told("notes")
         outputs = sorted(file for file in self.staging.rglob("*") if file.is_file())
         usage = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -195,7 +209,7 @@ class StageRun:
             "inputs": self.inputs(mirrored), "notes": notes,
             "outputs": {str(file.relative_to(self.staging)): _sha(file.read_bytes()) for file in outputs},
             "machine": machine(), "threads": self.settings.get("threads"),
-            "seconds": round(seconds, 1), "peak_memory_mib": round(usage / 1024),
+            "seconds": round(seconds, 1), "uncached": uncached, "peak_memory_mib": round(usage / 1024),
         }
         files.write_text(self.staging / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, default=str) + "\n")
 

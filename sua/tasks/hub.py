@@ -3,38 +3,58 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Iterable
+from dataclasses import dataclass, field
+from typing import Iterable, Mapping
 
 import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
 from .. import paths
+from ..inputs import expect
 from ..sources import pin
+from .task import SPLITS
 
 
 @dataclass(frozen=True)
 class HubTask:
-    """Where a hub data set keeps what a Task needs. held_out : its labelled splits that nothing trains on.
+    """Where a hub data set, or a mirror's of the same layout, keeps what a Task needs.
 
+    revision : which of the hub's is taken where no mirror has the set; None: its main of today.
+    label_names : the classes in the order of their numbers.
     options : for multiple choice the column {"text": [...], "label": [...]}; `label` then names the right one, and rows
     with another number of options than label_names are left out.
+    votes : a column of C numbers, people's votes or shares, which become label_dist. With label=None the label is the
+    class of most votes, the first of equal ones.
+    held_out : its labelled splits that nothing trains on.
+    official : {split of the Task: the hub's}, such as {"train": "train", "calibration": "validation", "test": "test"}:
+    these rows in the place of drawn ones, and no other splits.
+    ValueError for fewer than two label names, neither label nor votes, or splits of other names.
     """
 
     hub_id: str
-    revision: str
-    label_names: tuple[str, ...]
-    text: str
+    revision: str | None = None
+    label_names: tuple[str, ...] = ()
+    text: str = "text"
     text_pair: str | None = None
     options: str | None = None
-    label: str = "label"
+    label: str | None = "label"
     config: str = "default"
     held_out: tuple[str, ...] = ("validation", "test")
+    votes: str | None = None
+    official: Mapping[str, str] | None = field(default=None, hash=False)
+
+    def __post_init__(self):
+        expect(not isinstance(self.label_names, str) and len(self.label_names) > 1, lambda: f"label_names = "
+               f"{self.label_names!r}: name the classes of {self.hub_id} in the order of their numbers, at least two")
+        expect(self.label or self.votes, f"{self.hub_id}: label = votes = None: name the column of the labels, or votes")
+        unknown = [split for split in self.official or () if split not in SPLITS]
+        expect(not unknown, f"official names the splits {unknown}: known are {', '.join(SPLITS)}")
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return "train", *self.held_out
+        """The hub's splits that are read, each once."""
+        return tuple(dict.fromkeys(self.official.values())) if self.official else ("train", *self.held_out)
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,8 @@ HUB_SETS: dict[str, HubSet] = {
 
 def labelled_rows(spec: HubTask, split: str) -> tuple[Dataset, dict]:
     """One split's labelled rows in the common schema, and where it came from."""
-    rows, origin = hub_rows(spec, split, filter(None, (spec.text, spec.text_pair, spec.options, spec.label)))
+    rows, origin = hub_rows(spec, split, filter(None, (spec.text, spec.text_pair, spec.options, spec.label,
+                                                       spec.votes)))
     return _schema(rows, spec, split), origin
 
 
@@ -97,7 +118,9 @@ def _schema(rows, spec, prefix):
     table = {"id": [f"{prefix}-{i}" for i in range(len(rows))], "text": list(rows[spec.text])}
     if spec.text_pair:
         table["text_pair"] = list(rows[spec.text_pair])
-    labels = list(rows[spec.label])
+    if spec.votes:
+        table["label_dist"] = shares = _shares(spec, prefix, rows[spec.votes][:])
+    labels = list(rows[spec.label]) if spec.label else shares.argmax(-1).tolist()
     if spec.options:
         options = list(rows[spec.options])
         table["options"] = [list(row["text"]) for row in options]
@@ -107,10 +130,22 @@ def _schema(rows, spec, prefix):
     return Dataset.from_dict(table).select(np.flatnonzero(np.array(labels) >= 0))
 
 
+def _shares(spec, split, votes):
+    """(N, C) shares of the votes of each row."""
+    c = len(spec.label_names)
+    for i, row in enumerate(votes):
+        is_count = isinstance(row, list) and len(row) == c and all(isinstance(v, (int, float)) and v >= 0 for v in row)
+        expect(is_count and 0 < sum(row) < np.inf, lambda: f"{spec.hub_id}: row {i} of {split} has {spec.votes} = "
+               f"{row!r}, expected {c} numbers of at least 0, one for each of label_names, not all 0")
+    return np.array(votes, dtype=np.float64) / np.sum(votes, axis=1, dtype=np.float64, keepdims=True)
+
+
 def from_hub(source: HubTask | HubSet, split: str) -> Dataset:
     """One split from the hub itself. NotAvailableError where it does not answer."""
+    if source.revision is None:
+        paths.tell_runner("notes", f"data set {source.hub_id} has no revision: the hub's main of today is taken")
     try:
         return load_dataset(source.hub_id, source.config, split=split, revision=source.revision)
     except Exception as error:  # whatever went wrong, the reader needs the same two remedies
-        reason = f"revision {source.revision}: {type(error).__name__}"
+        reason = f"revision {source.revision or 'main'}: {type(error).__name__}"
         raise paths.not_available("data set", f"{source.hub_id} ({source.config}, {split})", reason) from error

@@ -20,14 +20,15 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
     `ambiguous`: whether the context leaves the question open), or any HubTask.
 
     sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
-    A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
-    hub's held-out splits, and share a single one in proportion if it is smaller than asked for. Further arguments go
-    to the world's generator.
+    A seeded draw decides which and in what order. Hub rows without a label (-1) are left out; calibration and test rows
+    come from the hub's held-out splits, and share a single one in proportion if it is smaller than asked for. `official`
+    splits of a HubTask are whole and as they are where `sizes` does not name them. Further arguments go to the world's
+    generator.
 
     Raises ValueError for an unknown name, a missing column or too few rows; NotAvailableError if neither a mirror
     nor the hub has the set.
     """
-    sizes = {"train": 1000, "validation": 200, "calibration": 500, "test": 1000, **(sizes or {})}
+    asked, sizes = sizes or {}, {"train": 1000, "validation": 200, "calibration": 500, "test": 1000, **(sizes or {})}
     if unknown := set(sizes) - set(SPLITS):
         raise ValueError(f"sizes names unknown splits {sorted(unknown)}; known: {', '.join(SPLITS)}")
     if min(sizes.values()) < 1:
@@ -44,7 +45,7 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
         return composed[name](sizes, seed)
     spec = HUB_TASKS[name] if isinstance(name, str) else name
     short = name if isinstance(name, str) else spec.hub_id.split("/")[-1]
-    return _hub_task(short, spec, sizes, seed)
+    return _official_task(short, spec, asked, seed) if spec.official else _hub_task(short, spec, sizes, seed)
 
 
 def _hub_task(name, spec, sizes, seed):
@@ -64,18 +65,43 @@ def _hub_task(name, spec, sizes, seed):
             sizes = {**sizes, "calibration": part, "test": rows - part}
 
     take = {"train": "train", "validation": "train", "calibration": held_out[0], "test": held_out[-1]}
-    splits = DatasetDict()
-    for split, origin_split in take.items():
-        rows, size = pool[origin_split], sizes[split]
-        chosen, order[origin_split] = order[origin_split][:size], order[origin_split][size:]
-        if len(chosen) < size:
-            raise ValueError(f"{spec.hub_id}: {split} asks for {size} rows, {origin_split} has {len(chosen)} left "
-                             f"of {len(rows)}: lower sizes[{split!r}]")
-        splits[split] = rows.select(sorted(chosen))
-
+    splits = DatasetDict({split: _next_rows(spec, split, sizes[split], place, pool[place], order[place])
+                          for split, place in take.items()})
     source = {"hub_id": spec.hub_id, "config": spec.config, **origin, "splits": "drawn anew, not the official ones"}
     paths.tell_runner("notes", f"{spec.hub_id} ({origin['origin']}): splits {source['splits']}; rows {sizes}")
     return Task(name, splits, spec.label_names, source=source)
+
+
+def _official_task(name, spec, sizes, seed):
+    """The hub's own splits, whole and in their order but for those of which `sizes` asks for a draw."""
+    if absent := set(sizes) - set(spec.official):
+        raise ValueError(f"{spec.hub_id}: sizes names {sorted(absent)}, but its official splits are "
+                         f"{', '.join(spec.official)}")
+    loaded = {place: labelled_rows(spec, place) for place in spec.splits}
+    rng, splits, places = np.random.default_rng(seed), DatasetDict(), list(spec.official.values())
+    order = {place: list(rng.permutation(len(rows))) for place, (rows, _) in loaded.items()}
+    for split, place in spec.official.items():
+        rows, origin = loaded[place]
+        if not len(rows):
+            raise ValueError(f"{spec.hub_id}: {place} has no labels; name a labelled split for {split!r}")
+        if split not in sizes and places.count(place) > 1:
+            raise ValueError(f"{spec.hub_id}: {split} shares {place} with another split: give sizes[{split!r}]")
+        splits[split] = rows if split not in sizes else _next_rows(spec, split, sizes[split], place, rows, order[place])
+
+    how = "drawn from the official ones" if sizes else "the official ones"
+    source = {"hub_id": spec.hub_id, "config": spec.config, **origin, "splits": how}
+    rows = {split: len(rows) for split, rows in splits.items()}
+    paths.tell_runner("notes", f"{spec.hub_id} ({origin['origin']}): splits {how}; rows {rows}")
+    return Task(name, splits, spec.label_names, source=source)
+
+
+def _next_rows(spec, split, size, place, rows, order):
+    """The rows at the next `size` places of `order`, which are taken out of it."""
+    if len(order) < size:
+        raise ValueError(f"{spec.hub_id}: {split} asks for {size} rows, {place} has {len(order)} left of {len(rows)}: "
+                         f"lower sizes[{split!r}]")
+    chosen, order[:] = order[:size], order[size:]
+    return rows.select(chosen)
 
 
 def _chaosnli(sizes, seed):
@@ -94,8 +120,10 @@ def _chaosnli(sizes, seed):
     order = rng.permutation(len(votes))
     if (wanted := sizes["calibration"] + sizes["test"]) > len(votes):
         raise ValueError(f"chaosnli: calibration and test ask for {wanted} rows, there are {len(votes)}: lower sizes")
-    splits["calibration"] = votes.select(sorted(order[:sizes["calibration"]]))
-    splits["test"] = votes.select(sorted(order[sizes["calibration"]:wanted]))
+    splits["calibration"] = votes.select(order[:sizes["calibration"]])
+    splits["test"] = votes.select(order[sizes["calibration"]:wanted])
+    for split in ("train", "validation"):  # one set is not to stand before the other
+        splits[split] = splits[split].select(rng.permutation(sizes[split]))
     source = {**next(iter(origins.values())), "sets": origins, "splits": "drawn anew, not the official ones"}
     paths.tell_runner("notes", f"chaosnli: trained on SNLI and MultiNLI, tested on ChaosNLI; rows {sizes}")
     return Task("chaosnli", splits, SNLI.label_names, source=source)
@@ -137,4 +165,4 @@ def _bbq(sizes, seed):
 def _draw(rows, size, rng, what):
     if size > len(rows):
         raise ValueError(f"{what} asks for {size} rows, there are {len(rows)}: lower sizes")
-    return rows.select(sorted(rng.permutation(len(rows))[:size]))
+    return rows.select(rng.permutation(len(rows))[:size])

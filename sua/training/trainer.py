@@ -36,6 +36,7 @@ from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
 # in other weights; tests/training/test_golden.py notices such a change.
 RECIPE = 1
 PROBED = 20  # training inputs whose variants tell one kernel from another
+POOL = 50  # batches whose items are sorted by length together, where items are grouped
 
 
 class VariantData(torch.utils.data.Dataset):
@@ -57,6 +58,12 @@ class VariantData(torch.utils.data.Dataset):
         self.classifier, self.perturbation, self.seed = classifier, _needed(perturbation, objective), seed
         self.objective, self.length, self.epoch = objective, length or len(self.inputs), 0
         self._order = None, None
+        self._batch, self._lengths = None, None
+
+    def group_by_length(self, batch: int):
+        """Batches of this size hold items of like length, so that little is padding; their order stays random."""
+        self._batch = batch
+        self._lengths = np.array([len(x) if isinstance(x, str) else sum(map(len, x)) for x in self.inputs])
 
     def set_epoch(self, epoch: int):
         self.epoch = epoch
@@ -67,10 +74,20 @@ class VariantData(torch.utils.data.Dataset):
     def __getitem__(self, position):
         further, place = divmod(position, len(self.inputs))
         epoch = self.epoch + further
-        if self._order[0] != epoch:
+        if self._order[0] != (epoch, further):
             shuffler = np.random.default_rng([self.seed, epoch, len(self.inputs)])
-            self._order = epoch, shuffler.permutation(len(self.inputs))
+            order = shuffler.permutation(len(self.inputs))
+            self._order = (epoch, further), self._grouped(order, further, shuffler) if self._batch else order
         return epoch, int(self._order[1][place])
+
+    def _grouped(self, order, further, shuffler):
+        """The order, sorted by length pool by pool and cut into batches, which are shuffled."""
+        pools = np.split(order, range(POOL * self._batch, len(order), POOL * self._batch))
+        order = np.concatenate([pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools])
+        begun = -further * len(order) % self._batch  # items that complete the last batch of the epoch before
+        batches = np.split(order, range(begun, len(order), self._batch))
+        middle = [batches[1 + i] for i in shuffler.permutation(max(0, len(batches) - 2))]
+        return np.concatenate([batches[0], *middle, *batches[1:][-1:]])
 
     def _variants(self, epoch, i):
         x, k = self.inputs[i], self.objective.k
@@ -110,8 +127,8 @@ def _needed(perturbation, objective):
 class SUATrainer(transformers.Trainer):
     """transformers.Trainer on an `Objective`: one forward pass over the clean rows and their variants.
 
-    data : a Task split. With args.max_steps the items are one endless shuffled stream in full batches. probes : named
-    splits. Logs task, sensitivity, entropy and sua_positive, means over the steps and processes since the last entry,
+    data : a Task split. With args.max_steps the items are one endless shuffled stream in full batches, of like length
+    if args.train_sampling_strategy is "group_by_length". probes : named splits. Logs task, sensitivity, entropy and sua_positive, means over the steps and processes since the last entry,
     and entropy_<name>, the mean entropy (nats) of p on each probe, beside the loss.
     Raises FloatingPointError on a loss that is not finite, with the step, the terms and the items of the batch.
     """
@@ -119,9 +136,12 @@ class SUATrainer(transformers.Trainer):
     def __init__(self, classifier: EncoderClassifier, args: transformers.TrainingArguments, data: Dataset,
                  objective: Objective = OBJECTIVES["erm"], perturbation: Perturbation | None = None,
                  probes: Mapping[str, Dataset] | None = None, **options):
+        grouped = args.train_sampling_strategy == "group_by_length"
         args.remove_unused_columns, args.train_sampling_strategy = False, "sequential"  # the data shuffle themselves
         per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         train = VariantData(data, classifier, objective, perturbation, args.seed, max(args.max_steps, 0) * per_step)
+        if grouped:
+            train.group_by_length(args.train_batch_size)
         super().__init__(model=classifier.model, args=args, train_dataset=train, data_collator=train.collate,
                          processing_class=classifier.tokenizer, **options)
         self.classifier, self.objective, self.model_accepts_loss_kwargs = classifier, objective, False
@@ -184,7 +204,9 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     fewer passes per item sees more items, and more often. None: batch_size items, over all processes, per step.
     probes : named splits whose mean entropy the log follows.
     lora : fields of peft.LoraConfig, e.g. {"r": 8}; the adapters are merged at the end. Needs the extra `gpu`.
-    arguments : further transformers.TrainingArguments, e.g. {"bf16": True}.
+    arguments : further transformers.TrainingArguments. {"bf16": True} trains in mixed precision, which takes about half
+    the time on GPUs and on processors with bf16 instructions. {"train_sampling_strategy": "group_by_length"} puts items
+    of like length into one batch: a few long texts among short ones no longer make every batch long.
     log : one dict of loss terms at each of `epochs` equally spaced points.
     cache : a folder; the finished model is kept there and found again under a hash of its recipe: data, what the kernel
     draws, initial weights, objective, arguments, versions, and the number RECIPE. Moving or renaming code changes none.

@@ -369,7 +369,22 @@ def test_the_cache_knows_score_template_and_answers(tmp_path):
         chooser.cache = tmp_path
         for _ in range(2):
             np.testing.assert_array_equal(chooser.predict_proba(asked), fresh)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 3  # sum and mean share one
+
+
+@pytest.mark.parametrize("ask", [lambda model, x: {"probs": model.predict_proba(x)}, lambda model, x: model.outputs(x),
+                                 lambda model, x: {"probs": model.dropout_proba(x, 2)}])
+def test_sum_and_mean_share_one_pass(ask, tmp_path, monkeypatch):
+    asked = [("the film is", "slow", "a funny mess"), ("people live", "beside the sea", "slow")]
+    models = {score: ChoiceLM(network("qwen"), byte_level(True), score=score) for score in ("sum", "mean")}
+    apart = {score: ask(model, asked) for score, model in models.items()}
+    ask(ChoiceLM(network("qwen"), byte_level(True), cache=tmp_path), asked)
+    monkeypatch.setattr(ChoiceLM, "forward", lambda *given, **options: pytest.fail("a second pass"))
+    for score, model in models.items():
+        model.cache = tmp_path
+        for name, values in ask(model, asked).items():
+            np.testing.assert_array_equal(values, apart[score][name])
+    assert np.abs(apart["sum"]["probs"] - apart["mean"]["probs"]).max() > 0.01
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,7 @@
 """Tables in four formats that agree, and files that do not change when numbers do not."""
 
 import json
+import re
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -88,6 +89,17 @@ def test_a_figure_leaves_what_it_shows_as_numbers(tmp_path, monkeypatch):
     plt.close()
 
 
+def test_a_notebook_does_not_run_another_checkouts_sua(tmp_path, monkeypatch):
+    for folder in ("notebooks/profiles", "sua"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with pytest.raises(ImportError, match=f"of {re.escape(str(tmp_path))}, but its kernel imports .*make lab.*PYTHONPATH"):
+        report.Stage("01_a", "p")
+    (tmp_path / "sua").rmdir()
+    (tmp_path / "sua").symlink_to(report.Path(report.__file__).parents[1])
+    assert report.Stage("01_a", "p").folder == tmp_path / "build/scratch/01_a"
+
+
 def test_readme_blocks_are_filled_from_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "figures" / "p").mkdir(parents=True)
@@ -96,6 +108,24 @@ def test_readme_blocks_are_filled_from_files(tmp_path, monkeypatch):
     filled = report.render_page(text)
     assert filled == "a\n<!-- begin figures/p/table1.md -->\nnew\n<!-- end -->\nb\n"
     assert report.render_page(filled) == filled
+
+
+def test_times_are_those_of_runs_that_found_nothing_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures/p").mkdir(parents=True)
+    machine = {"device": "cpu", "processor": "some processor"}
+    stages = {"01_a": {"seconds": 61.4, "uncached": True}, "02_b": {"seconds": 600.0, "uncached": True}}
+
+    def shown():
+        made = {name: {**stage, "machine": machine, "threads": 1} for name, stage in stages.items()}
+        (tmp_path / "figures/p/MANIFEST.json").write_text(json.dumps({"stages": made}))
+        return report.render_page("<!-- begin times p -->\nold\n<!-- end -->")
+
+    assert shown() == ("<!-- begin times p -->\nProfile p: cpu (some processor), 1 thread.\n\n| notebook | time |\n"
+                       "| --- | --- |\n| 01_a | 61 s |\n| 02_b | 10 min |\n| all | 11 min |\n<!-- end -->")
+    for stages["02_b"]["uncached"] in (False, None):
+        assert "| 02_b | not measured |" in shown() and "| all |" not in shown()
+    assert "not yet measured" in report.times("unknown")
 
 
 def test_a_reliability_diagram_shows_the_share_of_right_answers_in_bins_of_equal_mass():

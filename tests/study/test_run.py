@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,22 @@ def test_a_stage_follows_the_stages_it_needs(execute, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == ["01_a: changed: parameters", "02_b: up to date"]
     execute(notebook="01_a")
     assert "changed: stage 01_a" in execute(notebook="02_b")[1]
+
+
+def test_a_manifest_says_whether_its_time_is_that_of_all_the_work(execute, quick, tmp_path):
+    def uncached(stage):
+        return run.read_manifest(tmp_path / "build/p" / stage)["uncached"]
+
+    execute({"01_a": GOOD}, SIZE_7)
+    assert uncached("01_a")  # nothing was there
+    execute({"01_a": GOOD}, {"01_a": {"size": 8}})
+    assert not uncached("01_a")  # it may have found what its first try kept
+    execute({"02_b": GOOD}, {"01_a": {"size": 8}, "02_b": {"size": 1}})
+    assert uncached("02_b")
+    shutil.rmtree(tmp_path / "build/p")
+    (tmp_path / "build/p/models").mkdir(parents=True)
+    execute({"01_a": GOOD}, SIZE_7)
+    assert not uncached("01_a")  # models of nobody knows when
 
 
 def test_killed_after_the_last_line_of_work_only_moves(execute, tmp_path, monkeypatch):

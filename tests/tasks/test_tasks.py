@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -100,10 +102,91 @@ def test_pairs_and_the_whole_pool(home):
     fill(home, {"train": [0, 1] * 10, "validation": [1] * 4, "test": [0] * 5})
     task = load_task(PAIRS, {**SIZES, "train": 17, "validation": 3})
     assert task.name == "pairs" and task["test"].column_names == ["id", "text", "text_pair", "label"]
-    assert inputs(task["test"]) == [(f"premise test {i}", f"hypothesis test {i}") for i in range(5)]
+    assert sorted(inputs(task["test"])) == [(f"premise test {i}", f"hypothesis test {i}") for i in range(5)]
     used = ids(task)["train"] + ids(task)["validation"]
     assert sorted(used) == sorted(f"train-{i}" for i in range(20))
     assert set(task["calibration"]["label"]) == {1} and set(task["test"]["label"]) == {0}
+
+
+def test_drawn_rows_are_in_the_order_of_the_draw(home):
+    """A file sorted by its labels is none of a split's first rows."""
+    fill(home, {"train": [0] * 50 + [1] * 50, "validation": [0] * 50 + [1] * 50, "test": [0] * 50 + [1] * 50})
+    task = load_task(PAIRS, {"train": 60, "validation": 40, "calibration": 100, "test": 100})
+    for split in SPLITS:  # of 20 rows drawn from two halves all but 1 in 10^5 draws hold both labels
+        assert {0, 1} == set(task[split]["label"][:20]) and ids(task)[split] != sorted(ids(task)[split])
+    assert ids(task) == ids(load_task(PAIRS, {"train": 60, "validation": 40, "calibration": 100, "test": 100}))
+
+
+OFFICIAL = {"train": "train", "calibration": "validation", "test": "test"}
+
+
+def test_official_splits_are_whole_and_in_order_unless_sizes_ask_for_fewer(home):
+    fill(home, {"train": [0, 1] * 10, "validation": [1, 0, -1, 1], "test": [0] * 5})
+    spec = replace(PAIRS, official=OFFICIAL)
+    task = load_task(spec)
+    assert list(task.splits) == ["train", "calibration", "test"] and task.source["splits"] == "the official ones"
+    assert {split: task[split]["id"][:] for split in task.splits} == {
+        "train": [f"train-{i}" for i in range(20)], "calibration": [f"validation-{i}" for i in (0, 1, 3)],
+        "test": [f"test-{i}" for i in range(5)]}
+    fewer = load_task(spec, {"train": 6})
+    assert len(set(fewer["train"]["id"])) == 6 and fewer["test"]["id"][:] == task["test"]["id"][:]
+    assert fewer.source["splits"] == "drawn from the official ones"
+
+
+def test_official_splits_that_share_one_of_the_hubs_need_sizes(home):
+    fill(home, {"train": [0, 1] * 10, "validation": [1] * 8, "test": [0] * 5})
+    spec = replace(PAIRS, official={"calibration": "validation", "test": "validation"})
+    with pytest.raises(ValueError, match="calibration shares validation with another split: give sizes..calibration"):
+        load_task(spec)
+    task = load_task(spec, {"calibration": 5, "test": 3})
+    assert sorted(task["calibration"]["id"][:] + task["test"]["id"][:]) == [f"validation-{i}" for i in range(8)]
+    for sizes, said in (({"calibration": 5, "test": 4}, "test asks for 4 rows, validation has 3 left of 8"),
+                        ({"train": 2}, "sizes names .'train'., but its official splits are calibration, test")):
+        with pytest.raises(ValueError, match=said):
+            load_task(spec, sizes)
+
+
+def voted(home, votes):
+    """A mirror's set whose rows have people's votes and no label, and its HubTask."""
+    spec = HubTask("lab/voted", label_names=("no", "perhaps", "yes"), label=None, votes="counts",
+                   official={"test": "test"})
+    folder = home / "mirror/datasets/lab/voted/default"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": [f"t{i}" for i in range(len(votes))], "counts": votes}), folder / "test.parquet")
+    return spec
+
+
+def test_votes_become_label_dist_and_without_labels_the_majority(home):
+    """No revision either: a mirror's rows are taken as they are."""
+    task = load_task(voted(home, [[1, 2, 1], [0, 0, 5], [3, 3, 0]]))
+    assert task["test"]["label_dist"][:] == [[0.25, 0.5, 0.25], [0, 0, 1], [0.5, 0.5, 0]]
+    assert task["test"]["label"][:] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("row", [[1, 2], [0, 0, 0], [1, -1, 2], None])
+def test_votes_that_are_none_are_named_with_their_row(home, row):
+    with pytest.raises(ValueError, match="lab/voted: row 1 of test has counts = .*expected 3 numbers"):
+        load_task(voted(home, [[1, 2, 1], row]))
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"label_names": ("yes",)}, "at least two"), ({"label_names": "ab"}, "label_names = 'ab'"),
+    ({"label": None}, "name the column of the labels, or votes"),
+    ({"official": {"dev": "validation"}}, "official names the splits .'dev'.: known are train, validation")])
+def test_a_hub_task_that_cannot_be_read_says_so_at_once(given, said):
+    with pytest.raises(ValueError, match=said):
+        replace(PAIRS, **given)
+
+
+def test_mirrors_are_asked_in_their_order(home, monkeypatch):
+    for mirror, splits in (("one", ("train",)), ("two", ("train", "validation", "test"))):
+        (home / "mirror").mkdir()
+        fill(home, {split: [0, 1] * 10 if mirror == "one" else [1] * 20 for split in splits})
+        (home / "mirror").rename(home / mirror)
+    monkeypatch.setenv("SUA_MIRROR", os.pathsep.join([str(home / "one"), "", "two"]))
+    assert paths.mirrors() == [home / "one", home / "two", home / "data/hub"]
+    task = load_task(PAIRS, {"train": 16, "validation": 4, "calibration": 2, "test": 2})
+    assert {*task["train"]["label"]} == {0, 1} and {*task["test"]["label"]} == {1}
 
 
 def test_hidden_test_labels_leave_one_split_to_share(home):

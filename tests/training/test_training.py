@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -167,6 +168,36 @@ def test_a_batch_is_clean_rows_then_variants_item_by_item(task, synonyms):
         assert batch["label_dist"].numpy() == pytest.approx(np.array(task["train"][items]["label_dist"]))
     orders = [[data[start + i][1] for i in range(40)] for start in (0, 40)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(40)) and orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("n, size", [(40, 7), (40, 8), (5, 8), (400, 3)])
+def test_batches_of_like_length_in_a_random_order(n, size):
+    """The k-th shortest of a pool has length k: a batch within an epoch is a run of one pool's sorted lengths."""
+    lengths = np.random.default_rng(0).permutation(n) + 1
+    split = Dataset.from_dict({"text": ["x" * length for length in lengths], "label": [0] * n})
+    def stream(seed=0, count=4 * n):
+        data = VariantData(split, None, OBJECTIVES["erm"], None, seed, length=4 * n)
+        data.group_by_length(size)
+        return [data[position] for position in range(count)]
+    drawn = stream()
+    for epoch in range(4):
+        assert sorted(i for e, i in drawn if e == epoch) == list(range(n))  # nothing lost, nothing twice
+    whole = [batch for batch in np.array(drawn)[:4 * n // size * size].reshape(-1, size, 2) if len({*batch[:, 0]}) == 1]
+    if n <= 50 * size:  # one pool
+        assert all(np.ptp(lengths[batch[:, 1]]) == size - 1 for batch in whole)
+    plain = VariantData(split, None, OBJECTIVES["erm"], None, 0, length=4 * n)
+    waste = [sum(lengths[[order[i][1] for i in range(at, at + size)]].max() for at in range(0, 4 * n - size, size))
+             for order in (drawn, plain)]
+    assert n < 40 or waste[0] < 0.85 * waste[1]
+    assert n < 40 or [int(lengths[batch[0, 1]]) for batch in whole] != sorted(lengths[batch[0, 1]] for batch in whole)
+    assert stream() == drawn and (n < 40 or stream(seed=1) != drawn)
+
+
+def test_grouping_by_length_is_an_argument(task):
+    train_on = partial(train, "tiny", task, OBJECTIVES["erm"], epochs=1, batch_size=8)
+    by_length = {"train_sampling_strategy": "group_by_length"}
+    logs = [train_on(arguments=arguments)[1] for arguments in (None, by_length, by_length)]
+    assert logs[1] == logs[2] != logs[0]
 
 
 def test_a_share_of_the_batch_has_variants(task, synonyms):
