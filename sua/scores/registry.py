@@ -22,8 +22,8 @@ from ..divergences import entropy, mutual_information
 from ..inputs import expect, unknown_name
 from ..predictions import Predictions
 from .clarification import clarification_sua, collapse_index, mixed, weights_of
-from .fitted import (entropy_scaled, fused, logistic, mahalanobis, msp_scaled, relative_mahalanobis, sua_calibrated,
-                     sua_signed)
+from .fitted import (entropy_scaled, fused, logistic, mahalanobis, msp_scaled, probe, relative_mahalanobis,
+                     sua_calibrated, sua_signed)
 from .orbit import alarm, disagreement, orbit_entropy, orbit_msp, sensitivity, spuq, sua, sua_positive
 from .repaired import sua_repaired
 from .rows import blockwise
@@ -115,6 +115,9 @@ SCORES: dict[str, Score] = {
                          "Lee et al., NeurIPS 2018", "[0, inf)", needs=("features", "calibration")),
     "relative_mahalanobis": Score(relative_mahalanobis, "mahalanobis - (h - mu)' inv(Sigma_0) (h - mu)",
                                   "Ren et al., 2021 (arXiv 2106.09022)", _REAL, needs=("features", "calibration")),
+    "probe": Score(probe, "P(error | h), logistic regression on calibration, h = features",
+                   "Kadavath et al., 2022 (arXiv 2207.05221); Azaria & Mitchell, EMNLP Findings 2023", "[0, 1]",
+                   needs=("features", "calibration")),
     "sua_calibrated": Score(sua_calibrated, f"{_SUA}, lambda >= 0 from calibration", _PAPER, _REAL, "K + 1",
                             (*_ORBIT, "calibration")),
     "sua_signed": Score(sua_signed, f"{_SUA}, lambda of either sign from calibration", _OURS, _REAL, "K + 1",
