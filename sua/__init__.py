@@ -30,6 +30,7 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "error_floor": "decide.certificates", "misalignment_test": "decide.certificates",
     "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.certificates",
     "orbit_calibration_error": "decide.miscalibration", "removable_risk": "decide.removable",
+    "calibrate": "decide.probability", "ErrorProbability": "decide.probability", "reliability": "decide.probability",
 }
 __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 
