@@ -129,9 +129,9 @@ except ImportError as error:
 
 
 PUBLIC = {  # every name of sua, and those of its modules that are written after a dot
-    "": """ABSTAIN AbstentionRule CallableModel ChoiceLM EncoderChoice EncoderClassifier Entailment ErrorProbability
-        GENERATION_SCORES Generations GenerativeLM OBJECTIVES Objective Predictions RemoteError RemoteLM SCORES
-        SUATrainer SameText SelectiveModel Task calibrate checks error_floor experiment generation generation_score lambda_diagnosis load_model
+    "": """ABSTAIN AbstentionRule CallableModel ChoiceLM ContextualCalibration EncoderChoice EncoderClassifier Entailment
+        ErrorProbability GENERATION_SCORES Generations GenerativeLM OBJECTIVES Objective Predictions PriDe RemoteError
+        RemoteLM SCORES SUATrainer SameText SelectiveModel Task answer_sets calibrate checks error_floor experiment generation generation_score lambda_diagnosis load_model
         load_task meaning_clusters metrics misalignment_test orbit_calibration_error perturb predict recorded regimes
         reliability removable_risk score similarities stability_certificate statements theory train worlds""",
     "perturb": """Audit KERNELS LETTERS OPTION_ORDER RETRIES Input Perturbation audit given has_options lettered mixture

@@ -188,10 +188,11 @@ def _venn_abers(scores, wrong):
 
     points = np.unique(scores)
     places, top = _places(points, scores), 2 * len(points)  # the order of the scores is all that counts
+    both = lambda of_wrong: np.stack([-of_wrong, of_wrong], 1).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")  # its last slope is that of a single point
-        fit = VennAbersCalibrator(_Given(), cv="prefit").fit(places[:, None], wrong.astype(int))
-        values = fit.predict_proba(np.arange(top + 1)[:, None])[:, 1]
+        fit = VennAbersCalibrator(Given(2), cv="prefit").fit(both(places), wrong.astype(int))
+        values = fit.predict_proba(both(np.arange(top + 1)))[:, 1]
     # above all calibration scores a wrong item is a block of its own, p1 = 1; MAPIE 1.6 takes p1 of the one below
     p0 = IsotonicRegression().fit(np.append(places, top), np.append(wrong, False)).predict([top])[0]
     return points, [*values[:-1], 1 / (2 - p0)]
@@ -205,13 +206,20 @@ def _places(points, scores):
 _FITS = {"isotonic": _isotonic, "platt": _platt, "venn_abers": _venn_abers}
 
 
-class _Given:
-    """A classifier as MAPIE wants it, whose probability of class 1 is its input."""
+class Given:
+    """A fitted classifier as MAPIE wants it, whose probabilities are its input."""
 
-    classes_ = np.array([0, 1])
+    def __init__(self, classes: int):
+        self.classes_ = np.arange(classes)
+
+    def fit(self, x, y):
+        return self
+
+    def predict(self, x):
+        return np.argmax(x, axis=1)
 
     def predict_proba(self, x):
-        return np.hstack([1 - x, x]).astype(float)
+        return x
 
 
 class Reliability(NamedTuple):
