@@ -21,7 +21,7 @@ from ..decide.removable import geometric_mean, removable_risk
 from ..decide.risk_control import compare_methods
 from ..decide.sets import answer_sets
 from ..predictions import Predictions
-from ..scores import SCORES, SIGNED_LAMBDAS, available, score, sua
+from ..scores import SCORES, SIGNED_LAMBDAS, affordable, available, score, sua
 from .report import Stage, score_all
 
 Cells = dict[tuple[str, str], list[Predictions]]
@@ -295,6 +295,40 @@ def set_rows(tested: Predictions, held: Predictions, coverage: float = 0.9, delt
             rows.append({"on": on, "method": method, "covered": covered.mean(), "size": size.mean(),
                          "single": (size == 1).mean(), "error among them": _mean_or_nan(~covered, size == 1),
                          "answered": accepted.mean(), "its error": _mean_or_nan(tested.is_error, accepted)})
+    return rows
+
+
+BUDGETS = {  # what one can have: the parameters of `affordable`
+    "text from an API, M answers": {"access": "text", "variants": False, "labels": False},
+    "text from an API, K + 1 prompts": {"access": "text", "samples": False, "labels": False},
+    "one pass": {"variants": False, "samples": False, "labels": False},
+    "one pass, labels": {"variants": False, "samples": False},
+    "K + 1 passes": {"samples": False, "labels": False},
+    "K + 1 passes, labels": {"samples": False},
+}
+
+
+def budget_rows(settings: Mapping[str, tuple[Predictions, Predictions]], labels: int = 100) -> list[dict]:
+    """For every budget its score of highest mean AUROC over the settings, fitted on `labels` of the held items; the mean
+    and the lowest of its gains over msp. The best is picked in hindsight.
+
+    A setting in which the labelled items, or the judged ones, hold no error or nothing but errors is left out.
+    """
+    found = []
+    for held, tested in settings.values():
+        held = held.subset(slice(labels))
+        if len(np.unique(held.is_error)) == 2 == len(np.unique(tested.is_error)):
+            values = score_all(tested.sample(10), held)
+            found.append({name: metrics.auroc(tested.is_error, s) for name, s in values.items()})
+    rows = []
+    for budget, can in BUDGETS.items():
+        names = [name for name in affordable(**can) if all(name in row for row in found)]
+        mean = {name: np.mean([row[name] for row in found]) for name in names if found}
+        if mean:
+            best = max(mean, key=mean.get)
+            gain = [row[best] - row["msp"] for row in found]
+            rows.append({"budget": budget, "scores": len(names), "best": best, "AUROC": mean[best],
+                         "over msp": np.mean(gain), "at worst": min(gain)})
     return rows
 
 

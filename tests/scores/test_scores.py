@@ -371,6 +371,37 @@ def test_the_table_lists_every_score_and_what_it_needs():
     frame = scores.table().set_index("name")
     assert list(frame.index) == list(SCORES) and not (frame == "").any(axis=None)
     assert frame.loc["fused", "needs"] == "probs, perturbed, calibration" and frame.loc["msp", "passes"] == "1"
+    assert frame.loc["probe", ["access", "passes", "samples", "labels"]].tolist() == ["hidden states", "1", "0", "yes"]
+    assert frame.loc["self_consistency", ["access", "samples", "labels"]].tolist() == ["text", "M", "no"]
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_access_that_a_score_states_is_enough(name):
+    """A score whose access is text stays where probabilities move and no answer does; one of probabilities moves."""
+    entry, rng = SCORES[name], np.random.default_rng(0)
+    shows = {"logits": "logits", "features": "hidden states", "dropout": "weights", "members": "several models"}
+    beyond = {shows[field] for field in entry.needs if field in shows}
+    if beyond:
+        assert {entry.access} == beyond
+        return
+    assert entry.access in ("text", "probabilities")
+    p = replace(HAND, probs=rng.dirichlet(np.ones(3), 3), perturbed=rng.dirichlet(np.ones(3), (3, 2)))
+    one_hot = replace(p, probs=np.eye(3)[p.answers], perturbed=np.eye(3)[p.perturbed_answers],
+                      clarified=np.eye(3)[p.clarified.argmax(-1)])
+    same = np.allclose(evaluate(p, name), evaluate(one_hot, name))
+    assert same == (entry.access == "text")
+
+
+def test_affordable_scores_are_those_that_can_be_paid_for():
+    assert scores.affordable("text") == ["self_consistency", "disagreement"]
+    assert scores.affordable("text", variants=False, samples=False) == []
+    one_pass = scores.affordable("logits", variants=False, samples=False, labels=False)
+    assert one_pass == ["msp", "margin", "entropy", "neg_entropy", "energy"]
+    assert {*scores.affordable("hidden states", labels=True)} - {*scores.affordable("hidden states", labels=False)} == \
+        {*FITTED}
+    assert {*SCORES} - {*scores.affordable()} == {name for name, entry in SCORES.items() if "clarified" in entry.needs}
+    with pytest.raises(ValueError, match="access = 'api': choose one of text, probabilities"):
+        scores.affordable("api")
 
 
 def test_available_scores_are_those_that_run():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sua import AbstentionRule, Predictions, answer_sets, metrics, removable_risk, score
+from sua import SCORES, AbstentionRule, Predictions, answer_sets, metrics, removable_risk, score
 from sua.study import baselines
 from sua.study.report import Stage
 
@@ -197,3 +197,21 @@ def test_answer_sets_stand_beside_the_rule_of_the_same_risk():
     assert rows[0]["answered"] == rule.accept(score(tested, "msp")).mean() > 0
     none = baselines.set_rows(tested, held, coverage=0.999 - 0.01)
     assert none[0]["answered"] == 0 and np.isnan(none[0]["its error"])
+
+
+def test_a_budget_names_its_best_score_and_what_it_gains_over_msp():
+    settings = {str(seed): (model(300, seed=seed), model(600, seed=seed + 10)) for seed in range(3)}
+    settings["right"] = tuple(replace(p, labels=p.answers) for p in settings["0"])  # ranks nothing: left out
+    rows = {row["budget"]: row for row in baselines.budget_rows(settings, labels=100)}
+    assert list(rows) == list(baselines.BUDGETS)
+    assert rows["text from an API, K + 1 prompts"]["best"] == "disagreement"
+    one = rows["one pass"]
+    assert one["scores"] == 4 and one["best"] in ("msp", "margin", "entropy")
+    aurocs = [roc_auc_score(tested.is_error, score(tested, one["best"])) for _, tested in list(settings.values())[:3]]
+    assert one["AUROC"] == pytest.approx(np.mean(aurocs))
+    tried = rows["K + 1 passes, labels"]
+    gains = [roc_auc_score(t.is_error, score(t, tried["best"], **({"calibration": h.subset(slice(100))} if "calibration" in
+             SCORES[tried["best"]].needs else {}))) - roc_auc_score(t.is_error, score(t, "msp"))
+             for h, t in list(settings.values())[:3]]
+    assert (tried["over msp"], tried["at worst"]) == (pytest.approx(np.mean(gains)), pytest.approx(min(gains)))
+    assert tried["AUROC"] >= rows["K + 1 passes"]["AUROC"] >= one["AUROC"]
