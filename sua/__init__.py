@@ -22,7 +22,8 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "Task": "tasks", "load_task": "tasks",
     "load_model": "models.load", "CallableModel": "models.callable", "EncoderClassifier": "models.encoder",
     "EncoderChoice": "models.encoder", "ChoiceLM": "models.choice", "RemoteLM": "models.remote",
-    "RemoteError": "models.remote", "GenerativeLM": "generation", "Generations": "generation",
+    "RemoteError": "models.remote", "ContextualCalibration": "models.mends", "PriDe": "models.mends",
+    "GenerativeLM": "generation", "Generations": "generation",
     "meaning_clusters": "generation", "GENERATION_SCORES": "generation", "generation_score": "generation",
     "SameText": "generation", "Entailment": "generation", "similarities": "generation",
     "Objective": "training.objectives", "OBJECTIVES": "training.objectives", "SUATrainer": "training.trainer",
@@ -32,6 +33,8 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.certificates",
     "orbit_calibration_error": "decide.miscalibration", "removable_risk": "decide.removable",
     "from_outputs": "outputs", "from_lm_eval": "outputs", "report_html": "report",
+    "calibrate": "decide.probability", "ErrorProbability": "decide.probability", "reliability": "decide.probability",
+    "answer_sets": "decide.sets",
 }
 __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
 

@@ -11,6 +11,7 @@ from types import ModuleType
 EXTRAS = {  # package -> the extra that brings it
     **dict.fromkeys(("torch", "transformers", "accelerate", "datasets", "pandas", "tokenizers"), "models"),
     **dict.fromkeys(("gguf", "peft"), "lm"), "openai": "api", "matplotlib": "report",
+    **dict.fromkeys(("sklearn", "mapie"), "calibration"),
     **dict.fromkeys(("papermill", "nbformat", "seaborn", "yaml", "IPython", "ipywidgets"), "notebooks")}
 
 

@@ -102,7 +102,7 @@ def test_every_extra_that_an_error_names_brings_the_package():
                     yield from brings(inner)
             yield entry.name.lower()
 
-    through_others = {"nbformat": "papermill", "IPython": "ipywidgets", "yaml": "pyyaml"}
+    through_others = {"nbformat": "papermill", "IPython": "ipywidgets", "yaml": "pyyaml", "sklearn": "scikit-learn"}
     for package, extra in EXTRAS.items():
         assert through_others.get(package, package) in set(brings(extra)), package
     everything = set(brings("all"))

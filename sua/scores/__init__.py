@@ -11,8 +11,8 @@ from ..divergences import DIVERGENCES, FLOOR, divergence_named, entropy, mutual_
 from ..inputs import unknown_name
 from .clarification import clarification_sua, collapse_index
 from .fitted import (LAMBDAS, SIGNED_LAMBDAS, choose_lambda, entropy_scaled, fused, logistic, mahalanobis, msp_scaled,
-                     relative_mahalanobis, sua_calibrated, sua_signed)
+                     probe, relative_mahalanobis, sua_calibrated, sua_signed)
 from .orbit import alarm, disagreement, orbit_entropy, orbit_msp, sensitivity, spuq, sua, sua_positive
-from .registry import SCORES, Score, available, score, table
+from .registry import ACCESS, SCORES, Score, affordable, available, score, table
 from .repaired import sua_repaired
 from .single import energy, margin, msp, self_consistency

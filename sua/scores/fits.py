@@ -11,6 +11,7 @@ from typing import Callable
 
 import numpy as np
 
+from ..extras import need
 from ..inputs import expect
 from ..metrics import two_classes
 from ..predictions import Predictions
@@ -18,6 +19,7 @@ from .rows import BLOCK
 
 HOTTEST = 100.0  # temperatures are sought in [1 / HOTTEST, HOTTEST]
 CONSTANT = 1e-9  # a column of scores that varies by no more is constant up to rounding, and tells nothing apart
+WIDEST = 1024  # columns of features up to which a probe is fitted by Newton's method
 SINGULAR = 1e-12  # least variance of a direction, in parts of the largest, that is not an effect of rounding
 
 
@@ -97,6 +99,26 @@ def logistic(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
 
     w = minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8}).x
     return lambda new: _sigmoid(standard(new) @ w)
+
+
+def probe(features, target) -> Callable[[np.ndarray], np.ndarray]:
+    """Linear probe: features (N, D) -> P(target), by logistic regression (scikit-learn) on standardised columns.
+
+    The penalty is D |w|^2 / 2 on the summed log-loss: before any label is seen, the log-odds of an input have a standard
+    deviation of 1, whatever the number of columns. target : (N,) bool. SingleClassError if it holds one class only.
+    """
+    LogisticRegression = need("sklearn.linear_model").LogisticRegression
+
+    two_classes(target)
+    unit = 2.0 ** np.frexp(np.abs(features).max())[1]  # a power of two costs no digit, and no square overflows
+    centre, spread = (features / unit).mean(0), (features / unit).std(0)
+    flat = spread <= CONSTANT * np.maximum(spread.max(), np.abs(centre))
+    spread = np.where(flat, np.inf, spread)  # a constant column tells nothing, and weighs 0
+    standard = lambda x: (x / unit - centre) / spread
+    wide = features.shape[1] > WIDEST  # its Hessian would be too large
+    model = LogisticRegression(C=1 / features.shape[1], tol=1e-8, max_iter=10_000,
+                               solver="lbfgs" if wide else "newton-cholesky").fit(standard(features), target)
+    return lambda new: _sigmoid(standard(new) @ model.coef_[0] + model.intercept_[0])
 
 
 def mahalanobis(features, groups) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,4 +1,5 @@
-"""Scores that are fitted on labelled calibration items: lambda, temperature, discriminant, Gaussians of features."""
+"""Scores that are fitted on labelled calibration items: lambda, temperature, discriminant, Gaussians of features, probe.
+"""
 
 from __future__ import annotations
 
@@ -84,19 +85,30 @@ def mahalanobis(predictions: Predictions, calibration: Predictions) -> np.ndarra
 
 
 def _distance(predictions, calibration, groups):
+    known = _features_alike(predictions, calibration)
+    return _of_features(predictions, fits.mahalanobis(known, groups))
+
+
+def _features_alike(predictions, calibration):
+    """The features of calibration; ValueError unless those of predictions have as many columns."""
     known, new = calibration.require("features"), predictions.require("features")
     expect(known.shape[1] == new.shape[1], f"features of calibration have {known.shape[1]} columns, those of "
            f"predictions {new.shape[1]}: take both from the same model")
+    return known
+
+
+def _of_features(predictions, fit):
+    """(N,) fit(features); ValueError where one of them is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        distance = _row_distance(predictions, fits.mahalanobis(known, groups))
-    bad = ~np.isfinite(distance)
+        found = _rowwise(predictions, fit)
+    bad = ~np.isfinite(found)
     expect(not bad.any(), lambda: f"features[{int(np.argmax(bad))}] of predictions lies too far from those of "
-           "calibration for a finite distance: look for overflow in the model")
-    return distance
+           "calibration for a finite number: look for overflow in the model")
+    return found
 
 
 @blockwise
-def _row_distance(predictions, fit):
+def _rowwise(predictions, fit):
     return fit(predictions.features)
 
 
@@ -107,3 +119,14 @@ def relative_mahalanobis(predictions: Predictions, calibration: Predictions) -> 
     is linear in them, it ranks failures worse than chance.
     """
     return mahalanobis(predictions, calibration) - _distance(predictions, calibration, np.zeros(len(calibration)))
+
+
+def probe(predictions: Predictions, calibration: Predictions) -> np.ndarray:
+    """P(error | features) by a regularised logistic regression on calibration; see `fits.probe`.
+
+    Kadavath et al. 2022 (arXiv 2207.05221) and Azaria & Mitchell, EMNLP Findings 2023 (SAPLMA) read a model's hidden
+    state so. ValueError where features of calibration have another width, or are too large; SingleClassError where it
+    has no error, or nothing but errors.
+    """
+    known = _features_alike(predictions, calibration)
+    return _of_features(predictions, fits.probe(known, calibration.is_error))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Mapping
 
 import numpy as np
 
@@ -23,17 +23,22 @@ from ..extras import need
 from ..inputs import expect, unknown_name
 from ..predictions import Predictions
 from .clarification import clarification_sua, collapse_index, mixed, weights_of
-from .fitted import (entropy_scaled, fused, logistic, mahalanobis, msp_scaled, relative_mahalanobis, sua_calibrated,
-                     sua_signed)
+from .fitted import (entropy_scaled, fused, logistic, mahalanobis, msp_scaled, probe, relative_mahalanobis,
+                     sua_calibrated, sua_signed)
 from .orbit import alarm, disagreement, orbit_entropy, orbit_msp, sensitivity, spuq, sua, sua_positive
 from .repaired import sua_repaired
 from .rows import blockwise
 from .single import energy, margin, msp, self_consistency
 
 
+# from an API that returns text alone to several models of one's own; each shows what those before it do
+ACCESS = ("text", "probabilities", "logits", "hidden states", "weights", "several models")
+
+
 @dataclass(frozen=True)
 class Score:
-    """One entry of the registry. `passes`: forward passes per item; `needs`: the fields and arguments it reads."""
+    """One entry of the registry. `passes`: forward passes per item; `needs`: the fields and arguments it reads; `access`:
+    what the model has to show, one of ACCESS."""
 
     function: Callable[..., np.ndarray]
     formula: str
@@ -42,6 +47,17 @@ class Score:
     passes: str = "1"
     needs: tuple[str, ...] = ("probs",)
     defaults: tuple[tuple[str, object], ...] = ()
+    access: str = "probabilities"
+
+    @property
+    def samples(self) -> str:
+        """Answers sampled per item: "M" or "0"."""
+        return "M" if {"samples", "similarities"} & set(self.needs) else "0"
+
+    @property
+    def labels(self) -> str:
+        """Whether labelled calibration items are needed: "yes" or "no"."""
+        return "yes" if "calibration" in self.needs else "no"
 
 
 def _ensemble(predictions):
@@ -62,9 +78,10 @@ SCORES: dict[str, Score] = {
     "margin": Score(margin, "p_(2) - p_(1)", "Scheffer et al., IDA 2001", "[-1, 0]"),
     "entropy": Score(lambda predictions: entropy(predictions.probs), "H = -sum p ln p", "Shannon 1948", "[0, ln C]"),
     "neg_entropy": Score(lambda predictions: -entropy(predictions.probs), "-H", "ablation of SUA", "[-ln C, 0]"),
-    "energy": Score(energy, "-ln sum exp(logits)", "Liu et al., NeurIPS 2020", _REAL, needs=("logits",)),
+    "energy": Score(energy, "-ln sum exp(logits)", "Liu et al., NeurIPS 2020", _REAL, needs=("logits",),
+                    access="logits"),
     "self_consistency": Score(self_consistency, "1 - max_y freq(y) over M samples at x", "Wang et al., ICLR 2023",
-                              "[0, 1 - 1/M]", "1 (M samples)", ("probs", "samples")),
+                              "[0, 1 - 1/M]", "1 (M samples)", ("probs", "samples"), access="text"),
     # x and its K variants
     "sensitivity": Score(sensitivity, "S = mean_k KL(p, q_k)", _PAPER, "[0, inf)", "K + 1", _ORBIT),
     "sensitivity_reverse_kl": Score(sensitivity, "mean_k KL(q_k, p)", _PAPER, "[0, inf)", "K + 1", _ORBIT,
@@ -84,18 +101,19 @@ SCORES: dict[str, Score] = {
     "perturbation_mi": Score(lambda predictions: mutual_information(predictions.require("perturbed")),
                              "H(mean q_k) - mean H(q_k)", _OURS, "[0, ln min(K, C)]", "K", ("perturbed",)),
     "disagreement": Score(disagreement, "mean_k 1[argmax q_k != argmax p]", f"{_OURS} (flip rate)", "[0, 1]",
-                          "K + 1", _ORBIT),
+                          "K + 1", _ORBIT, access="text"),
     "spuq": Score(spuq, "1 - mean_k q_k(argmax p)", "after Gao et al., EACL 2024", "[0, 1]", "K + 1", _ORBIT),
     # several models
     "dropout_entropy": Score(lambda predictions: entropy(predictions.require("dropout").mean(1)), "H(mean_t p_t)",
-                             "Gal & Ghahramani, ICML 2016", "[0, ln C]", "T", ("dropout",)),
+                             "Gal & Ghahramani, ICML 2016", "[0, ln C]", "T", ("dropout",), access="weights"),
     "dropout_bald": Score(lambda predictions: mutual_information(predictions.require("dropout")),
-                          "H(mean_t p_t) - mean_t H(p_t)", _BALD, "[0, ln min(T, C)]", "T", ("dropout",)),
+                          "H(mean_t p_t) - mean_t H(p_t)", _BALD, "[0, ln min(T, C)]", "T", ("dropout",), access="weights"),
     "ensemble_entropy": Score(lambda predictions: entropy(_ensemble(predictions).mean(1)), "H(mean of p and members)",
-                              "Lakshminarayanan et al., NIPS 2017", "[0, ln C]", "E + 1", ("probs", "members")),
+                              "Lakshminarayanan et al., NIPS 2017", "[0, ln C]", "E + 1", ("probs", "members"),
+                              access="several models"),
     "ensemble_bald": Score(lambda predictions: mutual_information(_ensemble(predictions)),
                            "H(mean of p and members) - mean of their H", _BALD, "[0, ln min(E + 1, C)]", "E + 1",
-                           ("probs", "members")),
+                           ("probs", "members"), access="several models"),
     # x and its Z clarifications; uniform weights where none are given
     "clarification_entropy": Score(lambda predictions: entropy(mixed(predictions)), "H(pbar), pbar = sum_z w_z p_z",
                                    "Hou et al., ICML 2024", "[0, ln C]", "Z", ("clarified",)),
@@ -113,9 +131,12 @@ SCORES: dict[str, Score] = {
     "entropy_scaled": Score(entropy_scaled, "H at temperature T from calibration", "Guo et al., ICML 2017",
                             "[0, ln C]", needs=_FIT),
     "mahalanobis": Score(mahalanobis, "min_c (h - mu_c)' inv(Sigma) (h - mu_c), h = features",
-                         "Lee et al., NeurIPS 2018", "[0, inf)", needs=("features", "calibration")),
+                         "Lee et al., NeurIPS 2018", "[0, inf)", needs=("features", "calibration"), access="hidden states"),
     "relative_mahalanobis": Score(relative_mahalanobis, "mahalanobis - (h - mu)' inv(Sigma_0) (h - mu)",
-                                  "Ren et al., 2021 (arXiv 2106.09022)", _REAL, needs=("features", "calibration")),
+                                  "Ren et al., 2021 (arXiv 2106.09022)", _REAL, needs=("features", "calibration"), access="hidden states"),
+    "probe": Score(probe, "P(error | h), logistic regression on calibration, h = features",
+                   "Kadavath et al., 2022 (arXiv 2207.05221); Azaria & Mitchell, EMNLP Findings 2023", "[0, 1]",
+                   needs=("features", "calibration"), access="hidden states"),
     "sua_calibrated": Score(sua_calibrated, f"{_SUA}, lambda >= 0 from calibration", _PAPER, _REAL, "K + 1",
                             (*_ORBIT, "calibration")),
     "sua_signed": Score(sua_signed, f"{_SUA}, lambda of either sign from calibration", _OURS, _REAL, "K + 1",
@@ -129,11 +150,27 @@ SCORES: dict[str, Score] = {
 }
 
 
-def table() -> "pandas.DataFrame":
-    """The registry as a frame: name, formula, range, passes (per item), needs, source."""
+def table(registry: Mapping[str, Score] = SCORES) -> "pandas.DataFrame":
+    """A registry as a frame: name, formula, range, what it costs (access, passes and samples per item, labels), needs,
+    source."""
     pd = need("pandas")
-    return pd.DataFrame([{"name": name, "formula": entry.formula, "range": entry.range, "passes": entry.passes,
-                          "needs": ", ".join(entry.needs), "source": entry.source} for name, entry in SCORES.items()])
+    return pd.DataFrame([{"name": name, "formula": entry.formula, "range": entry.range, "access": entry.access,
+                          "passes": entry.passes, "samples": entry.samples, "labels": entry.labels,
+                          "needs": ", ".join(entry.needs), "source": entry.source} for name, entry in registry.items()])
+
+
+def affordable(access: str = "several models", *, variants: bool = True, samples: bool = True, labels: bool = True
+               ) -> list[str]:
+    """Names of the scores of x, its variants and its samples that one can have.
+
+    access : what the model shows at most, one of ACCESS. variants, samples : whether the K further passes, the M sampled
+    answers can be paid for. labels : whether there are labelled calibration items. Scores of clarifications, which
+    somebody has to write, are left out. ValueError for another access.
+    """
+    expect(access in ACCESS, lambda: f"access = {access!r}: choose one of {', '.join(ACCESS)}")
+    paid_for = {"perturbed": variants, "samples": samples, "calibration": labels, "clarified": False}
+    return [name for name, entry in SCORES.items() if ACCESS.index(entry.access) <= ACCESS.index(access)
+            and all(paid_for.get(field, True) for field in entry.needs)]
 
 
 def available(predictions: Predictions, calibration: Predictions | None = None) -> list[str]:

@@ -16,10 +16,12 @@ from ..decide import regimes
 from ..decide.abstention import AbstentionRule
 from ..decide.certificates import error_floor, lambda_diagnosis, misalignment_test
 from ..decide.miscalibration import orbit_calibration_error
+from ..decide.probability import METHODS, calibrate, reliability
 from ..decide.removable import geometric_mean, removable_risk
 from ..decide.risk_control import compare_methods
+from ..decide.sets import answer_sets
 from ..predictions import Predictions
-from ..scores import SIGNED_LAMBDAS, available, score, sua
+from ..scores import SCORES, SIGNED_LAMBDAS, affordable, available, score, sua
 from .report import Stage, score_all
 
 Cells = dict[tuple[str, str], list[Predictions]]
@@ -252,3 +254,83 @@ def broken_shares(p: Predictions, name: str, risk: float, delta: float, repeats:
             exceeded[way].append(accepted.any() and wrong[accepted].mean() > risk)
     return {"promise broken": np.mean(exceeded["promise broken"]), "allowed": delta,
             "shortcut broken": np.mean(exceeded["shortcut broken"])}
+
+
+# --- probabilities of error, and answer sets ---
+
+def probability_rows(tested: Sequence[Predictions], held: Sequence[Predictions], scores: Iterable[str] = SCORES,
+                     methods: Iterable[str] = METHODS) -> list[dict]:
+    """Of every score, calibrated by every method on `held`, how good a probability of error it is on `tested`: ECE, Brier
+    score and that of the constant error rate, means over the runs.
+
+    Runs whose calibration items hold no error, or nothing but errors, are left out, and scores that lack a field.
+    """
+    runs = [(p, c) for p, c in zip(tested, held) if len(np.unique(c.is_error)) == 2]
+    rows = []
+    for name in scores:
+        if not runs or not all(name in available(p, c) for p, c in runs):
+            continue
+        new = [score_all(p, c, [name])[name] for p, c in runs]
+        for method in methods:
+            told = [reliability(p.is_error, calibrate(name, c, method)(values)) for (p, c), values in zip(runs, new)]
+            rows.append({"score": name, "method": method, "ece": np.mean([t.ece for t in told]),
+                         "brier": np.mean([t.brier for t in told]), "constant": np.mean([t.reference for t in told])})
+    return rows
+
+
+def set_rows(tested: Predictions, held: Predictions, coverage: float = 0.9, delta: float = 0.1) -> list[dict]:
+    """Answer sets of `coverage` by each method, on p and on the orbit's mean; beside them what the rule answers that
+    promises the same risk, 1 - coverage, by msp and by orbit_msp.
+
+    covered : share of the sets that hold the label. size : mean number of answers. single : share of the sets of one
+    answer, and error among these. answered, its error : of the rule.
+    """
+    rows = []
+    for on, by in (("p", "msp"), ("orbit", "orbit_msp")):
+        rule = AbstentionRule.fit(score(held, by), held.is_error, risk=round(1 - coverage, 12), delta=delta)
+        accepted = rule.accept(score(tested, by))
+        for method in ("lac", "aps"):
+            sets = answer_sets(tested, held, coverage, method, on)
+            covered, size = sets[np.arange(len(sets)), tested.labels], sets.sum(1)
+            rows.append({"on": on, "method": method, "covered": covered.mean(), "size": size.mean(),
+                         "single": (size == 1).mean(), "error among them": _mean_or_nan(~covered, size == 1),
+                         "answered": accepted.mean(), "its error": _mean_or_nan(tested.is_error, accepted)})
+    return rows
+
+
+BUDGETS = {  # what one can have: the parameters of `affordable`
+    "text from an API, M answers": {"access": "text", "variants": False, "labels": False},
+    "text from an API, K + 1 prompts": {"access": "text", "samples": False, "labels": False},
+    "one pass": {"variants": False, "samples": False, "labels": False},
+    "one pass, labels": {"variants": False, "samples": False},
+    "K + 1 passes": {"samples": False, "labels": False},
+    "K + 1 passes, labels": {"samples": False},
+}
+
+
+def budget_rows(settings: Mapping[str, tuple[Predictions, Predictions]], labels: int = 100) -> list[dict]:
+    """For every budget its score of highest mean AUROC over the settings, fitted on `labels` of the held items; the mean
+    and the lowest of its gains over msp. The best is picked in hindsight.
+
+    A setting in which the labelled items, or the judged ones, hold no error or nothing but errors is left out.
+    """
+    found = []
+    for held, tested in settings.values():
+        held = held.subset(slice(labels))
+        if len(np.unique(held.is_error)) == 2 == len(np.unique(tested.is_error)):
+            values = score_all(tested.sample(10), held)
+            found.append({name: metrics.auroc(tested.is_error, s) for name, s in values.items()})
+    rows = []
+    for budget, can in BUDGETS.items():
+        names = [name for name in affordable(**can) if all(name in row for row in found)]
+        mean = {name: np.mean([row[name] for row in found]) for name in names if found}
+        if mean:
+            best = max(mean, key=mean.get)
+            gain = [row[best] - row["msp"] for row in found]
+            rows.append({"budget": budget, "scores": len(names), "best": best, "AUROC": mean[best],
+                         "over msp": np.mean(gain), "at worst": min(gain)})
+    return rows
+
+
+def _mean_or_nan(values, chosen):
+    return values[chosen].mean() if chosen.any() else np.nan

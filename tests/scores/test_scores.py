@@ -371,6 +371,37 @@ def test_the_table_lists_every_score_and_what_it_needs():
     frame = scores.table().set_index("name")
     assert list(frame.index) == list(SCORES) and not (frame == "").any(axis=None)
     assert frame.loc["fused", "needs"] == "probs, perturbed, calibration" and frame.loc["msp", "passes"] == "1"
+    assert frame.loc["probe", ["access", "passes", "samples", "labels"]].tolist() == ["hidden states", "1", "0", "yes"]
+    assert frame.loc["self_consistency", ["access", "samples", "labels"]].tolist() == ["text", "M", "no"]
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_access_that_a_score_states_is_enough(name):
+    """A score whose access is text stays where probabilities move and no answer does; one of probabilities moves."""
+    entry, rng = SCORES[name], np.random.default_rng(0)
+    shows = {"logits": "logits", "features": "hidden states", "dropout": "weights", "members": "several models"}
+    beyond = {shows[field] for field in entry.needs if field in shows}
+    if beyond:
+        assert {entry.access} == beyond
+        return
+    assert entry.access in ("text", "probabilities")
+    p = replace(HAND, probs=rng.dirichlet(np.ones(3), 3), perturbed=rng.dirichlet(np.ones(3), (3, 2)))
+    one_hot = replace(p, probs=np.eye(3)[p.answers], perturbed=np.eye(3)[p.perturbed_answers],
+                      clarified=np.eye(3)[p.clarified.argmax(-1)])
+    same = np.allclose(evaluate(p, name), evaluate(one_hot, name))
+    assert same == (entry.access == "text")
+
+
+def test_affordable_scores_are_those_that_can_be_paid_for():
+    assert scores.affordable("text") == ["self_consistency", "disagreement"]
+    assert scores.affordable("text", variants=False, samples=False) == []
+    one_pass = scores.affordable("logits", variants=False, samples=False, labels=False)
+    assert one_pass == ["msp", "margin", "entropy", "neg_entropy", "energy"]
+    assert {*scores.affordable("hidden states", labels=True)} - {*scores.affordable("hidden states", labels=False)} == \
+        {*FITTED}
+    assert {*SCORES} - {*scores.affordable()} == {name for name, entry in SCORES.items() if "clarified" in entry.needs}
+    with pytest.raises(ValueError, match="access = 'api': choose one of text, probabilities"):
+        scores.affordable("api")
 
 
 def test_available_scores_are_those_that_run():
@@ -598,11 +629,60 @@ def test_logistic_is_sklearns(seed, separable):
     np.testing.assert_allclose(score(test, "logistic", calibration=labelled), exact, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sua_calibrated", "sua_signed", "fused", "logistic"])
+@pytest.mark.parametrize("name", ["sua_calibrated", "sua_signed", "fused", "logistic", "probe"])
 def test_failure_fits_need_errors_and_right_answers(name):
     calibration = reference(3)
     with pytest.raises(SingleClassError, match="0 for all 40"):
         score(HAND, name, calibration=replace(calibration, labels=calibration.answers))
+
+
+# --- probe ---
+
+@pytest.mark.parametrize("n, d, widest", [(300, 4, 1024), (30, 50, 1024), (30, 50, 10)])
+def test_probe_is_the_minimum_of_its_penalised_loss(n, d, widest, monkeypatch):
+    monkeypatch.setattr(fits, "WIDEST", widest)
+    rng = np.random.default_rng(d)
+    x, new = (rng.normal(size=(size, d)) * 10.0 ** (np.arange(d) % 4) + 5 for size in (n, 7))
+    wrong = rng.random(n) < 1 / (1 + np.exp(-2 * (x - x.mean(0))[:, 0] / x[:, 0].std()))
+    z = (x - x.mean(0)) / x.std(0)
+
+    def loss(w):
+        return np.logaddexp(0, np.where(wrong, -1, 1) * (z @ w[1:] + w[0])).sum() + d * w[1:] @ w[1:] / 2
+
+    w = minimize(loss, np.zeros(d + 1), method="BFGS", options={"gtol": 1e-6}).x
+    exact = 1 / (1 + np.exp(-((new - x.mean(0)) / x.std(0) @ w[1:] + w[0])))
+    np.testing.assert_allclose(fits.probe(x, wrong)(new), exact, atol=2e-5)
+
+
+def test_probe_finds_errors_that_no_probability_shows():
+    rng = np.random.default_rng(0)
+    wrong, direction = rng.random(1200) < 0.4, rng.normal(size=20)
+    features = rng.normal(size=(1200, 20)) + wrong[:, None] * direction / np.linalg.norm(direction) * 2
+    p = Predictions(probs=np.tile([0.7, 0.3], (1200, 1)), features=features, labels=wrong.astype(int))
+    held, tested = p.subset(slice(0, 400)), p.subset(slice(400, None))
+    found = score(tested, "probe", calibration=held)
+    # two unit Gaussians 2 apart: the best AUROC is Phi(2 / sqrt 2) = .921
+    assert auroc(tested.is_error, score(tested, "entropy")) == 0.5
+    assert 0.88 < auroc(tested.is_error, found) < 0.94
+    shuffled = replace(held, labels=rng.permutation(held.labels))
+    assert abs(auroc(tested.is_error, score(tested, "probe", calibration=shuffled)) - 0.5) < 0.2
+
+
+def test_probe_has_no_unit_and_reads_no_constant_column():
+    calibration = with_features(np.random.default_rng(0))
+    expected = score(HAND, "probe", calibration=calibration)
+    for unit in (1e200, 1e-200, [1e-3, 1, 1e3]):
+        found = score(replace(HAND, features=np.multiply(unit, HAND.features)), "probe",
+                      calibration=replace(calibration, features=np.multiply(unit, calibration.features)))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    wider = lambda p, value: replace(p, features=np.hstack([p.features, np.full((len(p), 3), value)]))
+    same, other = (score(wider(HAND, value), "probe", calibration=wider(calibration, 0.1)) for value in (0.1, 7.0))
+    assert (same == other).all() and np.ptp(same) > 0
+    with pytest.raises(ValueError, match="calibration have 4 columns, those of predictions 3: take both from the same"):
+        score(HAND, "probe", calibration=replace(calibration, features=np.ones((60, 4))))
+    with pytest.raises(ValueError, match=r"features\[1\] of predictions lies too far"):
+        score(replace(HAND, features=np.where(np.arange(3)[:, None] == 1, 1e308, HAND.features)), "probe",
+              calibration=replace(calibration, features=calibration.features * 1e-200))
 
 
 # --- Mahalanobis ---

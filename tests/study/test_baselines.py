@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sua import AbstentionRule, Predictions, metrics, removable_risk, score
+from sua import SCORES, AbstentionRule, Predictions, answer_sets, metrics, removable_risk, score
 from sua.study import baselines
 from sua.study.report import Stage
 
@@ -163,3 +163,55 @@ def test_the_rule_keeps_a_promise_that_the_shortcut_breaks():
     assert told["promise broken"] <= 0.1 + 3 * np.sqrt(0.09 / 60) and told["allowed"] == 0.1
     assert told["shortcut broken"] > 0.3
     assert metrics.selective_risk(p.is_error, score(p, "entropy"))[-1] > risk  # not all may be answered
+
+
+def test_a_calibrated_models_own_doubt_is_a_good_probability_and_a_wrong_order_is_not():
+    held, tested = model(2000, seed=1), model(2000, seed=2)
+    rows = {(row["score"], row["method"]): row for row in baselines.probability_rows(
+        [tested], [held], ["msp", "entropy", "neg_entropy", "energy", "sua_repaired"])}
+    assert {method for _, method in rows} == set(baselines.METHODS)
+    assert ("sua_repaired", "platt") in rows and ("energy", "platt") not in rows  # no logits
+    best = float((score(tested, "msp") * (1 - score(tested, "msp"))).mean())  # Brier of the true probability
+    for method in baselines.METHODS:
+        row = rows["msp", method]
+        assert row["brier"] == pytest.approx(best, abs=0.01) and row["ece"] < 0.06
+        assert row["constant"] == pytest.approx(tested.is_error.mean() * (1 - tested.is_error.mean()))
+    assert rows["neg_entropy", "isotonic"]["brier"] > rows["entropy", "isotonic"]["brier"] + 0.01
+    assert rows["neg_entropy", "platt"]["brier"] == pytest.approx(rows["entropy", "platt"]["brier"], abs=1e-6)
+    right = replace(held, labels=held.answers)
+    assert baselines.probability_rows([tested], [right]) == []
+    once = baselines.probability_rows([tested, tested], [right, held], ["msp"], ["platt"])
+    assert once == [rows["msp", "platt"]]
+
+
+def test_answer_sets_stand_beside_the_rule_of_the_same_risk():
+    held, tested = model(800, seed=3), model(800, seed=4)
+    rows = baselines.set_rows(tested, held, coverage=0.7)
+    assert [(row["on"], row["method"]) for row in rows] == [("p", "lac"), ("p", "aps"), ("orbit", "lac"), ("orbit", "aps")]
+    sets = answer_sets(tested, held, 0.7)
+    single = sets.sum(1) == 1
+    assert rows[0]["size"] == sets.sum(1).mean() and rows[0]["single"] == single.mean()
+    assert rows[0]["error among them"] == tested.is_error[single].mean()
+    assert rows[0]["covered"] == pytest.approx(0.7, abs=0.06) and rows[0]["size"] <= rows[1]["size"]
+    rule = AbstentionRule.fit(score(held, "msp"), held.is_error, risk=0.3, delta=0.1)
+    assert rows[0]["answered"] == rule.accept(score(tested, "msp")).mean() > 0
+    none = baselines.set_rows(tested, held, coverage=0.999 - 0.01)
+    assert none[0]["answered"] == 0 and np.isnan(none[0]["its error"])
+
+
+def test_a_budget_names_its_best_score_and_what_it_gains_over_msp():
+    settings = {str(seed): (model(300, seed=seed), model(600, seed=seed + 10)) for seed in range(3)}
+    settings["right"] = tuple(replace(p, labels=p.answers) for p in settings["0"])  # ranks nothing: left out
+    rows = {row["budget"]: row for row in baselines.budget_rows(settings, labels=100)}
+    assert list(rows) == list(baselines.BUDGETS)
+    assert rows["text from an API, K + 1 prompts"]["best"] == "disagreement"
+    one = rows["one pass"]
+    assert one["scores"] == 4 and one["best"] in ("msp", "margin", "entropy")
+    aurocs = [roc_auc_score(tested.is_error, score(tested, one["best"])) for _, tested in list(settings.values())[:3]]
+    assert one["AUROC"] == pytest.approx(np.mean(aurocs))
+    tried = rows["K + 1 passes, labels"]
+    gains = [roc_auc_score(t.is_error, score(t, tried["best"], **({"calibration": h.subset(slice(100))} if "calibration" in
+             SCORES[tried["best"]].needs else {}))) - roc_auc_score(t.is_error, score(t, "msp"))
+             for h, t in list(settings.values())[:3]]
+    assert (tried["over msp"], tried["at worst"]) == (pytest.approx(np.mean(gains)), pytest.approx(min(gains)))
+    assert tried["AUROC"] >= rows["K + 1 passes"]["AUROC"] >= one["AUROC"]
