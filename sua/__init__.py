@@ -21,7 +21,7 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "Task": "tasks", "load_task": "tasks",
     "load_model": "models.load", "CallableModel": "models.callable", "EncoderClassifier": "models.encoder",
     "EncoderChoice": "models.encoder", "ChoiceLM": "models.choice", "RemoteLM": "models.remote",
-    "RemoteError": "models.remote", "GenerativeLM": "generation", "Generations": "generation",
+    "RemoteError": "models.remote", "OrbitModel": "models.orbit", "GenerativeLM": "generation", "Generations": "generation",
     "meaning_clusters": "generation", "GENERATION_SCORES": "generation", "generation_score": "generation",
     "SameText": "generation", "Entailment": "generation", "similarities": "generation",
     "Objective": "training.objectives", "OBJECTIVES": "training.objectives", "SUATrainer": "training.trainer",

@@ -1,6 +1,6 @@
 """Models: anything with `predict_proba(inputs) -> (N, C)` probabilities, and ways to get one.
 
 `callable` wraps a function, `encoder` a sequence classifier of transformers, `choice` a causal language model that
-chooses among options, `remote` one behind an API. `load` finds weights in a folder, a mirror or the hub, `tiny` makes
+chooses among options, `remote` one behind an API, `orbit` answers by the mean over an input's variants. `load` finds weights in a folder, a mirror or the hub, `tiny` makes
 small untrained ones, and `common` has what they share. Free-form answers are in `sua.generation`.
 """
