@@ -58,36 +58,37 @@ class OrbitModel:
         """(N, C) float64 means. ValueError as sua.predict for inputs and rows that are no such."""
         unique, where = distinct(as_inputs(inputs))
         orbits = [(x, *row) for x, row in zip(unique, variants(unique, self.perturbation, self.k, self.seed))]
+        known: dict = {}
         if not self.early_stop:
             self.passes_used = float(self.passes)
-            return MEANS[self.mean](self._ask(orbits))[where]
-        total, asked = self._until_decided(orbits)
+            return MEANS[self.mean](self._ask(orbits, range(self.passes), known))[where]
+        total, asked = self._until_decided(orbits, known)
         self.passes_used = float(asked.mean())
         return (total / asked[:, None])[where]
 
-    def _ask(self, orbits, first=0, last=None):
-        """(n, L, C) answers to the members first..last of each orbit, in the order of its first member's options."""
-        asked, place = distinct(x for orbit in orbits for x in orbit[first:last])
-        rows = model_rows(getattr(self.model, "name", type(self.model).__name__), self.model.predict_proba(asked),
-                          len(asked))[place]
-        probs = np.asarray(rows, dtype=np.float64).reshape(len(orbits), -1, rows.shape[-1])
-        if not first:
-            return in_first_order(probs, orbits if last is None else [orbit[:last] for orbit in orbits])
-        heads = np.zeros_like(probs[:, :1])  # x is not asked again, it only says where its options stand
-        members = [(orbit[0], *orbit[first:last]) for orbit in orbits]
-        return in_first_order(np.concatenate([heads, probs], axis=1), members)[:, 1:]
+    def _ask(self, orbits, members, known):
+        """(n, L, C) answers to these members of each orbit, options in the order of its first; `known` is not asked."""
+        chosen = [[orbit[m] for m in members] for orbit in orbits]
+        if new := [x for x in dict.fromkeys(x for row in chosen for x in row) if x not in known]:
+            name = getattr(self.model, "name", type(self.model).__name__)
+            known |= zip(new, model_rows(name, self.model.predict_proba(new), len(new)))
+        width = max(map(len, known.values()))  # where the number of options varies, an answer may have fewer columns
+        probs = np.array([[np.pad(known[x], (0, width - len(known[x]))) for x in row] for row in chosen], np.float64)
+        heads = np.zeros_like(probs[:, :1])  # only to say where the options of x stand
+        in_order = in_first_order(np.concatenate([heads, probs], 1), [(o[0], *row) for o, row in zip(orbits, chosen)])
+        return in_order[:, 1:]
 
-    def _until_decided(self, orbits):
+    def _until_decided(self, orbits, known):
         """Sums of the answers (n, C) and how many were asked (n,)."""
         count = self.passes // 2 + 1  # before that the others can always outvote
-        total = self._ask(orbits, 0, count).sum(1)
+        total = self._ask(orbits, range(count), known).sum(1)
         asked, open_ = np.full(len(orbits), count), np.arange(len(orbits))
         while count < self.passes:
             ordered = np.sort(total[open_], axis=-1)
             open_ = open_[ordered[:, -1] - ordered[:, -2] <= self.passes - count + TIE]
             if not len(open_):
                 break
-            total[open_] += self._ask([orbits[i] for i in open_], count, count + 1)[:, 0]
+            total[open_] += self._ask([orbits[i] for i in open_], [count], known)[:, 0]
             count += 1
             asked[open_] = count
         return total, asked

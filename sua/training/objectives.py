@@ -162,7 +162,7 @@ class Objective:
     @property
     def reads_labels(self) -> bool:
         """Whether labels have any part in the loss."""
-        return self.target == "labels" or self.label_weight > 0 or self.variants == "fgm"
+        return self.target == "labels" or self.label_weight > 0
 
     @property
     def from_trained(self) -> bool:
