@@ -1,4 +1,4 @@
-"""Entropies and divergences of distributions over the last axis, in nats; leading axes broadcast.
+"""Entropies, means and divergences of distributions over the last axis, in nats; leading axes broadcast.
 
 Two forms of KL: that of the scores takes probabilities below FLOOR as FLOOR, so that no score is infinite; that of the
 theory is exact. `sua.training.objectives` has the same on log-probabilities of torch, through which gradients flow.
@@ -30,6 +30,26 @@ def mutual_information(distributions, weights=None) -> np.ndarray:
     weights = np.full(distributions.shape[-2], 1 / distributions.shape[-2]) if weights is None else weights
     mean = (weights[..., None] * distributions).sum(-2)
     return np.maximum(entropy(mean) - (weights * entropy(distributions)).sum(-1), 0)
+
+
+def geometric_mean(orbit) -> np.ndarray:
+    """(..., C) normalised geometric mean of distributions (..., M, C).
+
+    A class that one of them excludes has mean 0. Where every class is excluded by one of them there is no such mean and
+    the arithmetic one is given: whatever the label, one of the M log-losses is infinite, so the identity of Theorem 15
+    (b) reads inf = inf for any answer.
+    """
+    log = mean_log(orbit)
+    top = log.max(-1, keepdims=True)
+    exists = np.isfinite(top)
+    share = np.exp(np.where(exists, log - np.where(exists, top, 0), 0))
+    return np.where(exists, share / share.sum(-1, keepdims=True), np.mean(orbit, axis=-2))
+
+
+def mean_log(orbit) -> np.ndarray:
+    """(..., C) mean over M of ln q for distributions (..., M, C), nats; -inf for a class that one of them excludes."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.asarray(orbit, dtype=np.float64)).mean(-2)
 
 
 def _kl(p, q):

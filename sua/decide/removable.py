@@ -7,25 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
+from ..divergences import geometric_mean, mean_log  # geometric_mean: a public name of this module
 from ..inputs import expect
 from ..predictions import Predictions
 from .certificates import ITEMS, MEANING, check_delta, listed, mean_lower_bound
 
 CAP = 2.0
-
-
-def geometric_mean(orbit) -> np.ndarray:
-    """(..., C) normalised geometric mean of distributions (..., M, C).
-
-    A class that one of them excludes has mean 0. Where every class is excluded by one of them there is no such mean and
-    the arithmetic one is given: whatever the label, one of the M log-losses is infinite, so the identity of Theorem 15
-    (b) reads inf = inf for any answer.
-    """
-    log = _mean_log(orbit)
-    top = log.max(-1, keepdims=True)
-    exists = np.isfinite(top)
-    share = np.exp(np.where(exists, log - np.where(exists, top, 0), 0))
-    return np.where(exists, share / share.sum(-1, keepdims=True), np.mean(orbit, axis=-2))
 
 
 def removable(orbit, loss: str = "brier") -> np.ndarray:
@@ -38,12 +25,7 @@ def removable(orbit, loss: str = "brier") -> np.ndarray:
     orbit = np.asarray(orbit, dtype=np.float64)
     if loss == "brier":
         return ((orbit - orbit.mean(-2, keepdims=True)) ** 2).sum(-1).mean(-1)
-    return np.maximum(-logsumexp(_mean_log(orbit), axis=-1), 0)
-
-
-def _mean_log(orbit):
-    with np.errstate(divide="ignore"):
-        return np.log(np.asarray(orbit, dtype=np.float64)).mean(-2)
+    return np.maximum(-logsumexp(mean_log(orbit), axis=-1), 0)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ..tasks.task import Task
 from ..training.objectives import OBJECTIVES, Objective
 from .experiment import Run, task_of, varied
 
+START = "erm"  # what teaches, and is trained on, where a method needs a model that knows something
 CHECKED_BY_PEOPLE = ("advglue", "option_order")  # attacks that people checked, the same options in another order
 
 
@@ -46,7 +47,7 @@ class Comparison:
         """The methods that are trained in an experiment: those of `only`, soft labels where the data have them."""
         columns = task_of(self.experiments[experiment])["train"].column_names
         return [name for name in self.methods if name in self.only.get(experiment, self.methods)
-                and (not OBJECTIVES[name].soft or "label_dist" in columns)]
+                and (OBJECTIVES[name].target != "label_dist" or "label_dist" in columns)]
 
     def pairs(self) -> list[tuple[str, str]]:
         """All (experiment, method) that are trained."""
@@ -86,7 +87,8 @@ class Comparison:
 
     def _run(self, experiment, training, method, seed, changes, **more):
         setting, objective = varied(self.experiments[experiment], OBJECTIVES[method], changes)
-        return Run(experiment, setting, training, objective, seed, self.k, **more)
+        start = self._run(experiment, START, START, seed, {}) if objective.from_trained else None
+        return Run(experiment, setting, training, objective, seed, self.k, start=start, **more)
 
 
 def differences(objective: Objective) -> str:

@@ -45,6 +45,7 @@ class Run:
     attacks : kernels that training did not draw from, by which the test inputs are perturbed too; or ("advglue",) for
         the attacks of Adversarial GLUE on this task, which bring their own inputs.
     probe : log the entropy on ambiguous and on clear test inputs after each epoch, for a task that knows them.
+    start : the run whose model training goes on from, for an objective that teaches what a model says.
     """
 
     experiment: str
@@ -59,6 +60,7 @@ class Run:
     attacks: tuple[str, ...] = ()
     probe: bool = False
     splits: tuple[str, ...] = SPLITS
+    start: Run | None = None
 
     def file(self, folder: Path, split: str) -> Path:
         """Where the predictions on a split are; "attack" is the test split under unseen kernels, or what they bring."""
@@ -118,8 +120,9 @@ def trained(run: Run, cache):
     task = task_of(run.setting)
     probes = {name: task["test"].select(np.flatnonzero(np.array(task["test"]["ambiguous"]) == ambiguous))
               for name, ambiguous in (("ambiguous", True), ("clear", False))} if run.probe else None
+    start = run.start and trained(run.start, cache)[0]
     return train(run.setting["model"], task, run.objective, kernel_of(run.setting), run.seed, cache=cache,
-                 probes=probes, **run.setting["training"])
+                 probes=probes, start=start, **run.setting["training"])
 
 
 def execute(run: Run, folder, cache) -> list[dict]:

@@ -1,10 +1,12 @@
 """Training objectives: what a method minimises, as one readable line in `OBJECTIVES`, on logits alone.
 
-For x with target t and K variants with outputs q_1..q_K, p = p(.|x), H = entropy, m = mean of p and the q_k, in nats:
+For x with label y and K variants with outputs q_1..q_K, p = p(.|x), H = entropy, m = mean of p and the q_k, in nats:
 
     loss = task + consistency * E S + alignment * A - confidence_penalty * E H
 
     task  = (1 - augment) CE(t, p) + augment mean_k CE(t, q_k)
+    t     = e_y, or label_weight e_y + (1 - label_weight) r; r is another answer, through which no gradient flows:
+            p*, the orbit's mean of a frozen teacher, or of this orbit its mean m, its majority's answer, or p
     S     = mean_k D(p, q_k),                           or mean D(p or q_k, m) over the orbit with to_mean
     A     = E (S - lam H)_+ with S = mean_k D(p, q_k),  or (E S - lam E H)_+ with batch_level
 """
@@ -22,6 +24,8 @@ from ..theory.numbers import LAMBDA_JS
 
 VARIANTS = ("perturbed", "copies", "fgm", "vat")
 ADVERSARIAL = ("fgm", "vat")
+GIVEN = ("label_dist", "teacher")  # targets that come with the data
+MEANS = ("arithmetic", "geometric")
 VAT_START = 0.1  # VAT looks for its direction at this share of the radius
 
 
@@ -46,6 +50,21 @@ def to_mean(divergence, orbit):
     return TO_MEAN[divergence](orbit, log_mean).mean()
 
 
+def _mean(orbit, mean):
+    """(n, C) mean of the log-probabilities (n, M, C), as probabilities."""
+    return orbit.exp().mean(1) if mean == "arithmetic" else orbit.mean(1).softmax(-1)
+
+
+def _majority(orbit, mean):
+    """(n, C) one-hot answer of most members of the orbit (n, M, C), of equals the one of the largest mean."""
+    votes = F.one_hot(orbit.argmax(-1), orbit.shape[-1]).sum(1) + _mean(orbit, mean) / 2
+    return F.one_hot(votes.argmax(-1), orbit.shape[-1]).to(orbit.dtype)
+
+
+OF_ORBIT = {"orbit": _mean, "majority": _majority, "clean": lambda orbit, mean: orbit[:, 0].exp()}
+TARGETS = ("labels", *GIVEN, *OF_ORBIT)
+
+
 @dataclass(frozen=True)
 class Objective:
     """The terms of a loss and their weights (formula: head of this module). Calling it on logits gives the loss.
@@ -55,7 +74,12 @@ class Objective:
     variants : "perturbed" (drawn from a kernel), "copies" (x itself under other dropout masks), or one adversarial
         shift of the word embeddings, "fgm" (Miyato et al., ICLR 2017) or "vat" (Miyato et al., TPAMI 2018), whose
         length is `radius` times that of the embeddings.
-    soft : targets are the rows of label_dist instead of the labels.
+    target : what is learned: "labels"; "label_dist", the rows of that column; "teacher", the mean answer of the model
+        that training starts from, frozen, to x and `teacher_k` variants; of the model as it is now, without a gradient,
+        "orbit", the mean over x and its K variants, "majority", the answer of most of them, or "clean", p itself. An
+        item without variants is its own orbit. label_weight : part of the label in such a target; with 0 the labels
+        are never read. mean : "arithmetic" or "geometric". power : the target becomes proportional to this power of
+        the mean; above 1 it is sharper.
     smoothing : the target becomes (1 - smoothing) t + smoothing / C.
     augment : share of the task loss that the variants carry.
     consistency, to_mean, divergence : weight of S, measured to the variants or to m; D is "kl", "reverse_kl",
@@ -72,7 +96,11 @@ class Objective:
     share: float = 1.0
     variants: str = "perturbed"
     radius: float = 0.1
-    soft: bool = False
+    target: str = "labels"
+    label_weight: float = 0.0
+    mean: str = "arithmetic"
+    power: float = 1.0
+    teacher_k: int = 8
     smoothing: float = 0.0
     augment: float = 0.0
     consistency: float = 0.0
@@ -84,16 +112,16 @@ class Objective:
     confidence_penalty: float = 0.0
 
     def __post_init__(self):
-        for name, known in (("divergence", DIVERGENCES), ("variants", VARIANTS)):
+        for name, known in (("divergence", DIVERGENCES), ("variants", VARIANTS), ("target", TARGETS), ("mean", MEANS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; known: {', '.join(known)}")
-        for name in ("share", "augment", "smoothing"):
+        for name in ("share", "augment", "smoothing", "label_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: give a share in [0, 1]")
-        for name in ("k", "radius", "consistency", "alignment", "lam", "confidence_penalty"):
+        for name in ("k", "radius", "power", "consistency", "alignment", "lam", "confidence_penalty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}: give a finite number that is not negative")
-        used = self.augment or self.consistency or self.alignment
+        used = self.augment or self.consistency or self.alignment or self.target in ("orbit", "majority")
         if bool(self.k) != bool(used):
             raise ValueError(f"{self}: variants (k > 0) and a term that uses them come together")
         if self.variants in ADVERSARIAL and self.k != 1:
@@ -102,6 +130,17 @@ class Objective:
         if not self.share or self.share < 1 and (not self.k or self.variants in ADVERSARIAL):
             raise ValueError(f"{self}: share is the part of a batch that has variants, above 0; without variants and "
                              "with adversarial shifts it has to be 1")
+        if self.target == "labels" and self.label_weight:
+            raise ValueError(f"{self}: label_weight mixes the label into another target, and target is 'labels'")
+        if self.target not in ("teacher", "orbit") and (self.power != 1 or self.mean != "arithmetic"):
+            raise ValueError(f"{self}: power and mean change the target 'teacher' or 'orbit', and target is "
+                             f"{self.target!r}")
+        if self.target == "clean" and not self.augment:
+            raise ValueError(f"{self}: p is a target for the variants, whose share augment of the task loss is 0")
+        if self.variants == "fgm" and not self.reads_labels:
+            raise ValueError(f"{self}: the shift 'fgm' needs labels, and with this target none are read; take 'vat'")
+        if self.teacher_k < 1:
+            raise ValueError(f"teacher_k = {self.teacher_k}: the teacher answers at least one variant per input")
         if self.to_mean and not self.consistency or self.batch_level and not self.alignment:
             raise ValueError(f"{self}: to_mean changes the consistency term and batch_level the alignment term, "
                              "whose weights are 0")
@@ -109,9 +148,26 @@ class Objective:
             raise ValueError(f"divergence = {self.divergence!r} with to_mean; known: {', '.join(TO_MEAN)}")
 
     @property
+    def on_variants_alone(self) -> bool:
+        """Whether no term looks at x itself, so that it need not go through the network."""
+        return (self.augment == self.share == 1 and self.variants not in ADVERSARIAL and self.target not in OF_ORBIT
+                and not (self.consistency or self.alignment or self.confidence_penalty))
+
+    @property
     def passes(self) -> float:
-        """Rows per item and step that go through the network: x, its variants, and VAT's search for a direction."""
-        return 1 + self.share * self.k + (self.variants == "vat")
+        """Rows per item and step that go through the network: x, its variants, and VAT's search for a direction. A
+        teacher's teacher_k + 1 passes, once per item, come on top."""
+        return 1 - self.on_variants_alone + self.share * self.k + (self.variants == "vat")
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether labels have any part in the loss."""
+        return self.target == "labels" or self.label_weight > 0
+
+    @property
+    def from_trained(self) -> bool:
+        """Whether it teaches a model what a model says, so that it needs one that knows something to start from."""
+        return self.target == "teacher" or self.target != "label_dist" and not self.reads_labels
 
     @property
     def name(self) -> str:
@@ -120,17 +176,18 @@ class Objective:
         return known or "-".join(_told(field.name, getattr(self, field.name)) for field in fields(self)
                                  if getattr(self, field.name) != field.default)
 
-    def __call__(self, logits, variant_logits, labels, label_dist=None):
-        """logits (B, C), variant_logits (V, K, C) or None, labels (B,), label_dist (B, C) -> (loss, {term: scalar}).
+    def __call__(self, logits, variant_logits, labels, reference=None):
+        """logits (B, C), variant_logits (V, K, C) or None, labels (B,) or None, reference (B, C), the rows of label_dist
+        or of the teacher -> (loss, {term: scalar}).
 
-        The variants are those of the first V items. Terms: task, entropy, and with variants sensitivity
+        The variants are those of the first V items; where x itself is not needed (`on_variants_alone`), logits may be
+        those of a variant. Terms: task, entropy, and with variants sensitivity
         (mean_k D(p, q_k), even with to_mean) and sua_positive, of these items.
         """
         log_p = F.log_softmax(logits, -1)  # (B, C)
-        target = (label_dist if self.soft else F.one_hot(labels, logits.shape[-1])).to(log_p.dtype)
-        target = (1 - self.smoothing) * target + self.smoothing / logits.shape[-1]
         h = entropy(log_p)  # (B,)
         terms = {"entropy": h.mean()}
+        log_q, v = None, 0
 
         if self.k:
             log_q, v = F.log_softmax(variant_logits, -1), len(variant_logits)  # (V, K, C)
@@ -138,6 +195,7 @@ class Objective:
             gap = s.mean() - self.lam * h[:v].mean() if self.batch_level else s - self.lam * h[:v]
             terms |= {"sensitivity": s.mean(), "sua_positive": gap.relu().mean()}
 
+        target = self._target(log_p, log_q, labels, reference)  # (B, C)
         task = -(target * log_p).sum(-1)  # (B,)
         if self.augment:
             on_variants = -(target[:v, None] * log_q).sum(-1).mean(1)
@@ -152,6 +210,22 @@ class Objective:
             loss = loss + self.alignment * terms["sua_positive"]
         return loss, {"task": task, **terms}
 
+    @torch.no_grad()
+    def _target(self, log_p, log_q, labels, reference):
+        """(B, C) distributions that all rows of an item learn."""
+        classes, v = log_p.shape[-1], 0 if log_q is None else len(log_q)
+        one_hot = F.one_hot(labels, classes).to(log_p.dtype) if self.reads_labels else None
+        if self.target in OF_ORBIT:
+            orbits = [torch.cat([log_p[:v, None], log_q], 1), log_p[v:, None]]
+            target = torch.cat([OF_ORBIT[self.target](orbit, self.mean) for orbit in orbits])
+        else:
+            target = one_hot if self.target == "labels" else reference.to(log_p.dtype)
+        if self.power != 1:
+            target = (self.power * target.clamp_min(torch.finfo(target.dtype).tiny).log()).softmax(-1)
+        if self.label_weight:
+            target = self.label_weight * one_hot + (1 - self.label_weight) * target
+        return (1 - self.smoothing) * target + self.smoothing / classes
+
 
 def _told(name, value):
     return name if value is True else f"{name}_{value}" if isinstance(value, str) else f"{name}{value:g}"
@@ -161,18 +235,27 @@ OBJECTIVES: dict[str, Objective] = {
     "erm": Objective(),
     "label_smoothing": Objective(smoothing=0.1),
     "confidence_penalty": Objective(confidence_penalty=0.1),
-    "soft_labels": Objective(soft=True),
+    "soft_labels": Objective(target="label_dist"),
     "augment": Objective(k=4, augment=0.8),  # x and its four variants weigh the same
     "augment_smoothed": Objective(k=4, augment=0.8, smoothing=0.1),
+    "augment_share_smoothed": Objective(k=1, share=0.25, augment=0.5, smoothing=0.1, confidence_penalty=0.3),
+    "paft": Objective(k=1, augment=1.0),  # a random formulation per step (arXiv 2502.12859)
     "consistency": Objective(k=4, consistency=1.0),
     "alignment": Objective(k=4, alignment=1.0),
     # R-Drop (Liang et al., NeurIPS 2021) at its alpha = 1, and FGM: each halved, which Adam does not see
     "r_drop": Objective(k=1, variants="copies", augment=0.5, consistency=0.5, divergence="symmetric_kl"),
     "adversarial": Objective(k=1, variants="fgm", augment=0.5),
     "sua_tr": Objective(k=4, consistency=1.0, alignment=1.0),  # as printed, section 5.2
-    # a calibrated model has E S_JS <= LAMBDA_JS E H, the positive part outside of the mean (theorem 8)
     "sua_tr_repaired": Objective(k=1, augment=0.5, consistency=1.0, to_mean=True, divergence="js", alignment=1.0,
                                  lam=LAMBDA_JS, batch_level=True, smoothing=0.1, confidence_penalty=0.3),
+    # without labels, from a trained model: the target is a mean over formulations, which removes their sensitivity
+    "distil": Objective(k=1, augment=0.5, target="teacher"),
+    # the gradient of the mean KL(q_i, q_j) over pairs i != j, q_i held fixed, is (K + 1) / K times this one's
+    "swarm": Objective(k=4, augment=0.8, target="orbit"),  # swarm distillation (Zhou et al., EMNLP 2022)
+    "consensus": Objective(k=4, augment=0.8, target="majority"),  # Flip-Flop Consistency (arXiv 2510.14242)
+    "clean_answer": Objective(k=4, augment=1.0, target="clean"),  # bias-augmented consistency training
+    # with labels and a teacher
+    "distil_labels": Objective(k=1, augment=0.5, target="teacher", label_weight=0.5),
 }
 
 

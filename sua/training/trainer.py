@@ -27,6 +27,7 @@ from ..inputs import expect, has_options, inputs, option_columns
 from ..models.common import padded, progress, quiet, wide
 from ..models.encoder import EncoderClassifier
 from ..models.load import load_model
+from ..models.orbit import OrbitModel
 from ..models.tiny import tiny_encoder, tiny_llama
 from ..perturb import Perturbation, variants
 from ..tasks.task import Task
@@ -44,17 +45,24 @@ class VariantData(torch.utils.data.Dataset):
 
     Order and variants are functions of (seed, epoch, item) alone, so that a resumed run sees what the uninterrupted
     one would have seen. length : how many items to give; beyond the split's own number the next epochs follow.
-    ValueError if the objective needs a perturbation or soft labels that are not there.
+    teacher : (N, C) what `teacher_answers` returns, for an objective with this target.
+    ValueError if the objective needs a perturbation, distributions or a teacher that are not there.
     """
 
     def __init__(self, split: Dataset, classifier: EncoderClassifier, objective: Objective,
-                 perturbation: Perturbation | None, seed: int, length: int | None = None):
-        self.inputs, self.labels, self.soft = inputs(split), list(split["label"]), None
-        if objective.soft:
-            if "label_dist" not in split.column_names:
-                raise ValueError("the objective has soft = True, but the training split has no column label_dist: take "
-                                 "a task with known or voted distributions, or soft = False")
-            self.soft = np.asarray(split["label_dist"])
+                 perturbation: Perturbation | None, seed: int, length: int | None = None,
+                 teacher: np.ndarray | None = None):
+        self.inputs, self.reference = inputs(split), None
+        self.labels = list(split["label"]) if objective.reads_labels else None
+        if objective.target == "label_dist":
+            expect("label_dist" in split.column_names, "the objective has target = 'label_dist', but the training split "
+                   "has no column label_dist: take a task with known or voted distributions, or another target")
+            self.reference = np.asarray(split["label_dist"])
+        if objective.target == "teacher":
+            expect(teacher is not None and len(teacher) == len(self.inputs), lambda: "the objective has target = "
+                   f"'teacher', but teacher has {0 if teacher is None else len(teacher)} rows for {len(self.inputs)} "
+                   "items: give what teacher_answers returns for this split, or use sua.train")
+            self.reference = np.asarray(teacher)
         self.classifier, self.perturbation, self.seed = classifier, _needed(perturbation, objective), seed
         self.objective, self.length, self.epoch = objective, length or len(self.inputs), 0
         self._order = None, None
@@ -100,18 +108,20 @@ class VariantData(torch.utils.data.Dataset):
         chosen = [i for _, i in items]
         varied = items[:math.ceil(self.objective.share * len(items))]
         orbits = [[self.inputs[i], *self._variants(epoch, i)] for epoch, i in varied]
-        rows = [self.inputs[i] for i in chosen] + [variant for _, *variants in orbits for variant in variants]
+        clean = [] if self.objective.on_variants_alone else [self.inputs[i] for i in chosen]
+        rows = clean + [variant for _, *variants in orbits for variant in variants]
 
         options = {}
         if has_options(rows[0]):  # a variant may have them in another order
             options["columns"] = torch.from_numpy(option_columns(orbits, max(map(len, rows)) - 1)[:, 1:])
-        if self.soft is not None:
-            options["label_dist"] = torch.from_numpy(self.soft[chosen])
+        if self.reference is not None:
+            options["reference"] = torch.from_numpy(self.reference[chosen])
+        if self.labels is not None:
+            options["labels"] = torch.tensor([self.labels[i] for i in chosen])
         return {
             **padded(self.classifier.tokenizer, self.classifier.encode(rows)),
             **options,
             "items": torch.tensor(chosen),
-            "labels": torch.tensor([self.labels[i] for i in chosen]),
         }
 
 
@@ -124,22 +134,32 @@ def _needed(perturbation, objective):
     return perturbation
 
 
+def teacher_answers(model, split: Dataset, objective: Objective, perturbation: Perturbation, seed: int = 0
+                    ) -> np.ndarray:
+    """(N, C) the target "teacher": what the model says of each input of the split by the mean over its orbit. No label
+    is read. Costs teacher_k + 1 passes per input, once."""
+    return OrbitModel(model, perturbation, objective.teacher_k, objective.mean, seed).predict_proba(inputs(split))
+
+
 class SUATrainer(transformers.Trainer):
     """transformers.Trainer on an `Objective`: one forward pass over the clean rows and their variants.
 
     data : a Task split. With args.max_steps the items are one endless shuffled stream in full batches, of like length
-    if args.train_sampling_strategy is "group_by_length". probes : named splits. Logs task, sensitivity, entropy and sua_positive, means over the steps and processes since the last entry,
+    if args.train_sampling_strategy is "group_by_length". teacher : (N, C) answers to it of a model that does not change
+    (`teacher_answers`). probes : named splits. Logs task, sensitivity, entropy and sua_positive, means over the steps
+    and processes since the last entry,
     and entropy_<name>, the mean entropy (nats) of p on each probe, beside the loss.
     Raises FloatingPointError on a loss that is not finite, with the step, the terms and the items of the batch.
     """
 
     def __init__(self, classifier: EncoderClassifier, args: transformers.TrainingArguments, data: Dataset,
                  objective: Objective = OBJECTIVES["erm"], perturbation: Perturbation | None = None,
-                 probes: Mapping[str, Dataset] | None = None, **options):
+                 probes: Mapping[str, Dataset] | None = None, teacher: np.ndarray | None = None, **options):
         grouped = args.train_sampling_strategy == "group_by_length"
         args.remove_unused_columns, args.train_sampling_strategy = False, "sequential"  # the data shuffle themselves
         per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        train = VariantData(data, classifier, objective, perturbation, args.seed, max(args.max_steps, 0) * per_step)
+        train = VariantData(data, classifier, objective, perturbation, args.seed, max(args.max_steps, 0) * per_step,
+                            teacher)
         if grouped:
             train.group_by_length(args.train_batch_size)
         super().__init__(model=classifier.model, args=args, train_dataset=train, data_collator=train.collate,
@@ -150,8 +170,8 @@ class SUATrainer(transformers.Trainer):
 
     def compute_loss(self, model, batch, return_outputs=False, num_items_in_batch=None):
         batch, objective = dict(batch), self.objective
-        labels, items = batch.pop("labels"), batch.pop("items")  # (B,) each
-        label_dist, columns = batch.pop("label_dist", None), batch.pop("columns", None)  # (B, C), (V, K, C)
+        labels, items = batch.pop("labels", None), batch.pop("items")  # (B,) each
+        reference, columns = batch.pop("reference", None), batch.pop("columns", None)  # (B, C), (V, K, C)
 
         def forward():
             return self.classifier.class_logits(wide(self.classifier.forward(model, batch).logits))
@@ -161,13 +181,17 @@ class SUATrainer(transformers.Trainer):
             logits, variants = adversarial_logits(objective, forward, self.model.get_input_embeddings(), batch, labels)
         elif objective.k:
             rows = forward()  # (B + V K, C)
-            logits, variants = rows[:len(labels)], rows[len(labels):].unflatten(0, (-1, objective.k))
+            clean = 0 if objective.on_variants_alone else len(items)
+            logits, variants = rows[:clean], rows[clean:].unflatten(0, (-1, objective.k))
             if columns is not None:  # options in the order of the item
                 variants = variants.gather(-1, columns)
+            logits = logits if clean else variants[:, 0]
         else:
             logits, variants = forward(), None
 
-        loss, terms = objective(logits, variants, labels, label_dist)
+        if reference is not None:  # a batch may have fewer options than the longest question
+            reference = reference[:, :logits.shape[-1]]
+        loss, terms = objective(logits, variants, labels, reference)
         terms = {name: value.detach() for name, value in terms.items()}
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -193,7 +217,7 @@ class SUATrainer(transformers.Trainer):
 def train(model: str, task: Task, objective: Objective, perturbation: Perturbation | None = None, seed: int = 0, *,
           epochs: int = 3, batch_size: int = 32, compute_k: int | None = None, learning_rate: float = 5e-5,
           probes: Mapping[str, Dataset] | None = None, lora: Mapping | None = None, arguments: Mapping | None = None,
-          cache=None, **model_options):
+          cache=None, start: EncoderClassifier | None = None, **model_options):
     """Train a model on task["train"] and return (EncoderClassifier, log); resumes what was interrupted.
 
     model : "tiny" (a two-layer BERT from scratch), "tiny_llama", or what `load_model` takes, with causal=True for a
@@ -208,15 +232,23 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     the time on GPUs and on processors with bf16 instructions. {"train_sampling_strategy": "group_by_length"} puts items
     of like length into one batch: a few long texts among short ones no longer make every batch long.
     log : one dict of loss terms at each of `epochs` equally spaced points.
+    start : a trained classifier of the same architecture and vocabulary, from whose weights training goes on. It is also
+    the frozen teacher of an objective with that target; without it the teacher is the model as it was loaded.
     cache : a folder; the finished model is kept there and found again under a hash of its recipe: data, what the kernel
     draws, initial weights, objective, arguments, versions, and the number RECIPE. Moving or renaming code changes none.
     Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
-    Raises ValueError for epochs or batch_size < 1.
+    Raises ValueError for epochs or batch_size < 1, and where an objective without labels or with a teacher would start
+    from random weights.
     """
     for argument, value in (("epochs", epochs), ("batch_size", batch_size)):
         expect(value >= 1, f"{argument} = {value}: give at least 1")
     perturbation = _needed(perturbation, objective)
+    expect(start is not None or not objective.from_trained or model not in ("tiny", "tiny_llama"), lambda: "objective "
+           f"{objective.name!r} teaches what a model says, and {model!r} starts from random weights: give a trained "
+           "one as start")
     classifier = _untrained(model, task, seed, model_options)
+    if start is not None:
+        _go_on_from(classifier, start)
     drawn = perturbation and variants(inputs(task["train"])[:PROBED], perturbation, 2)
     recipe = {
         "recipe": RECIPE,
@@ -248,7 +280,8 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
         "report_to": [], "disable_tqdm": True, **(arguments or {})})
     parts = max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
     args.per_device_train_batch_size = max(1, round(items / parts))
-    fit = partial(_fit, classifier, args, task, objective, perturbation, probes, lora)
+    teacher = partial(_teacher, start or classifier, task["train"], objective, perturbation, seed, args.should_save)
+    fit = partial(_fit, classifier, args, task, objective, perturbation, probes, lora, teacher)
     if cache is None:
         with tempfile.TemporaryDirectory() as folder:
             return classifier, fit(folder)
@@ -313,14 +346,37 @@ def _untrained(model, task, seed, options):
     return load_model(model, task.n_classes, seed, **options)
 
 
-def _fit(classifier, args, task, objective, perturbation, probes, lora, folder):
+def _go_on_from(classifier, start):
+    try:
+        classifier.model.load_state_dict(start.model.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"start = {start.name!r} has other weights than the model to train: train it by the same model, "
+                         f"options and task ({str(error).splitlines()[-1].strip()})") from None
+
+
+def _teacher(model, split, objective, perturbation, seed, is_keeper, folder):
+    """The teacher's answers, or None; a resumed training finds those that it began with."""
+    if objective.target != "teacher":
+        return None
+    file = Path(folder) / "teacher.npy"
+    if file.exists():
+        return np.load(file)
+    answers = teacher_answers(model, split, objective, perturbation, seed)
+    if is_keeper:
+        with files.whole(file) as unfinished:
+            np.save(unfinished, answers)
+    return answers
+
+
+def _fit(classifier, args, task, objective, perturbation, probes, lora, teacher, folder):
     args.output_dir = str(folder)
+    answers = teacher(folder)
     if lora is not None:
         import peft
 
         classifier.model = peft.get_peft_model(classifier.model, peft.LoraConfig(
             task_type=classifier.adapter_task, **lora))
-    trainer = SUATrainer(classifier, args, task["train"], objective, perturbation, probes, callbacks=[
+    trainer = SUATrainer(classifier, args, task["train"], objective, perturbation, probes, answers, callbacks=[
         _CompleteCheckpoints(), _Bar(f"train {task.name} {objective.name} seed {args.seed}")])
     trainer.remove_callback(transformers.PrinterCallback)
     with quiet(transformers):

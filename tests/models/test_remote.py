@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import random
 import signal
@@ -25,7 +26,7 @@ from scipy.stats import chisquare
 import sua
 from sua.models.callable import Model
 from sua.models.remote import RemoteError, RemoteLM, letter_prompt, named_option, read_answers, read_logprobs
-from sua.perturb import KERNELS, on_first
+from sua.perturb import KERNELS, OPTION_ORDER, on_first, variants
 
 QUESTIONS = [(f"what is number {i}", "one", "two", "three", "four")[:5 - i % 3] for i in range(24)]
 KEY = "sk-do-not-show-me"
@@ -146,6 +147,20 @@ def test_every_form_of_input_becomes_the_prompt_that_it_says():
             "Answer with the letter of the right option and nothing else.")}
         predictions = sua.predict(free, QUESTIONS[:3], on_first(KERNELS["typos"]), k=2)
     assert predictions.perturbed.shape == (3, 2, 4) and np.isfinite(sua.score(predictions, "sua")).all()
+
+
+def test_an_orbit_is_asked_behind_an_api_each_prompt_once():
+    question = QUESTIONS[0]
+    orders = [(question[0], *order) for order in itertools.permutations(question[1:])]
+    with Server(scripted) as server:
+        orbit = sua.OrbitModel(RemoteLM(server.url, "m"), OPTION_ORDER, k=30)  # 23 other orders, seven of them twice
+        found = orbit.predict_proba([question, question])
+        assert set(server.times) == {letter_prompt(order[0], order[1:]) for order in orders}
+        assert all(len(times) == 1 for times in server.times.values())
+    drawn = [question, *variants([question], OPTION_ORDER, 30)[0]]
+    by_text = [dict(zip(order[1:], expected_row(order))) for order in drawn]
+    mean = [np.mean([row[option] for row in by_text]) for option in question[1:]]
+    assert found == pytest.approx(np.array([mean, mean]), abs=1e-9)
 
 
 def test_faults_are_tried_again_and_retry_after_is_waited_for():

@@ -12,21 +12,26 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from sua import OBJECTIVES, Objective, Predictions, load_task, paths, scores, train
+from sua import OBJECTIVES, Objective, Predictions, load_task, paths, predict, scores, train
+from sua.divergences import geometric_mean
 from sua.models.load import load_model
 from sua.models.tiny import tiny_encoder
 from sua.perturb import Perturbation
 from sua.tasks import Task, inputs
-from sua.training.objectives import DIVERGENCES, adversarial_logits
-from sua.training.trainer import SUATrainer, VariantData
+from sua.training.objectives import DIVERGENCES, LAMBDA_JS, OF_ORBIT, adversarial_logits
+from sua.training.trainer import SUATrainer, VariantData, teacher_answers
 
 SIZES = {"train": 40, "validation": 10, "calibration": 10, "test": 10}
 VAT = Objective(k=1, variants="vat", consistency=1.0)
 TV = Objective(k=4, augment=0.8, consistency=0.5, to_mean=True, divergence="tv", alignment=2.0, lam=0.3,
                batch_level=True)
 PARTIAL = Objective(k=4, share=0.5, augment=0.6, consistency=0.7, alignment=1.3, lam=0.2, confidence_penalty=0.3)
-FOUR_VARIANTS = replace(OBJECTIVES["sua_tr_repaired"], k=4, augment=0.8, smoothing=0.0, confidence_penalty=0.0)
-EXTRA = {"vat": VAT, "tv": TV, "partial": PARTIAL}
+JS = Objective(k=4, augment=0.8, consistency=1.0, to_mean=True, divergence="js", alignment=1.0, lam=LAMBDA_JS,
+               batch_level=True, smoothing=0.1, confidence_penalty=0.3)
+SHARP = Objective(k=2, share=0.5, augment=2 / 3, target="orbit", mean="geometric", power=3.0, label_weight=0.3,
+                  smoothing=0.1)
+HALF_P_STAR = Objective(target="label_dist", label_weight=0.5)
+EXTRA = {"vat": VAT, "tv": TV, "partial": PARTIAL, "js": JS, "sharp": SHARP, "half_p_star": HALF_P_STAR}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def same_weights(first, second):
 
 def formula(name, p, q, y, dist):
     """The loss of each method by hand, of distributions p (B, C), q (B, K, C), labels y, soft labels dist."""
-    c, k, varied = p.shape[1], q.shape[1], np.arange(len(p)) < len(p) / 2  # those with variants where share is 1/2
+    c, k, half, quarter = p.shape[1], q.shape[1], *(np.arange(len(p)) < share * len(p) for share in (1 / 2, 1 / 4))
     one_hot = np.eye(c)[y]
     smooth = lambda t, s: (1 - s) * t + s / c
     ce = lambda t, r: -(t * np.log(r)).sum(-1)
@@ -63,6 +68,10 @@ def formula(name, p, q, y, dist):
     s_tv = lambda: np.abs(p[:, None] - q).sum(-1).mean(1) / 2
     s_js = lambda: (h((p[:, None] + q) / 2) - h(p)[:, None] / 2 - h(q) / 2).mean(1)
     generalised_js = lambda: h(mean) - h(rows).mean(1)
+    where_varied = lambda varied, t: np.where(varied, np.mean([ce(t, rows[:, j]) for j in range(k + 1)], 0), ce(t, p))
+    normalised = lambda r: r / r.sum(-1, keepdims=True)
+    cubed = lambda: normalised(np.where(half[:, None], np.prod(rows, 1) ** (3 / (k + 1)), p ** 3))
+    votes = lambda: np.array([max(range(c), key=lambda y: ((r.argmax(-1) == y).sum(), r[:, y].mean())) for r in rows])
     return {
         "erm": lambda: ce(one_hot, p).mean(),
         "label_smoothing": lambda: ce(smooth(one_hot, 0.1), p).mean(),
@@ -76,13 +85,22 @@ def formula(name, p, q, y, dist):
         "adversarial": lambda: both(one_hot),
         "vat": lambda: (ce(one_hot, p) + kl(p, q[:, 0])).mean(),
         "sua_tr": lambda: (ce(one_hot, p) + s_kl() + plus(s_kl() - h(p))).mean(),
-        "sua_tr_repaired": lambda: (over_rows(smooth(one_hot, 0.1)) + generalised_js().mean() - 0.3 * h(p).mean()
-                                    + plus(s_js().mean() - 1.5 * np.log2(4 / 3) * h(p).mean())),
+        "augment_share_smoothed": lambda: (where_varied(quarter, smooth(one_hot, 0.1)) - 0.3 * h(p)).mean(),
+        "paft": lambda: ce(one_hot[:, None], q).mean(),
+        "distil": lambda: over_rows(dist),
+        "distil_labels": lambda: over_rows(one_hot / 2 + dist / 2),
+        "half_p_star": lambda: ce(one_hot / 2 + dist / 2, p).mean(),
+        "swarm": lambda: over_rows(mean),
+        "consensus": lambda: over_rows(np.eye(c)[votes()]),
+        "clean_answer": lambda: ce(p[:, None], q).mean(),
+        "sharp": lambda: where_varied(half, smooth(0.3 * one_hot + 0.7 * cubed(), 0.1)).mean(),
+        "js": lambda: (over_rows(smooth(one_hot, 0.1)) + generalised_js().mean() - 0.3 * h(p).mean()
+                       + plus(s_js().mean() - 1.5 * np.log2(4 / 3) * h(p).mean())),
         "tv": lambda: (over_rows(one_hot) + 0.5 * np.abs(rows - mean[:, None]).sum(-1).mean() / 2
                        + 2 * plus(s_tv().mean() - 0.3 * h(p).mean())),
-        "partial": lambda: (np.where(varied, 0.4 * ce(one_hot, p) + 0.6 * ce(one_hot[:, None], q).mean(1),
+        "partial": lambda: (np.where(half, 0.4 * ce(one_hot, p) + 0.6 * ce(one_hot[:, None], q).mean(1),
                                      ce(one_hot, p)) - 0.3 * h(p)).mean()
-                           + (0.7 * s_kl() + 1.3 * plus(s_kl() - 0.2 * h(p)))[varied].mean(),
+                           + (0.7 * s_kl() + 1.3 * plus(s_kl() - 0.2 * h(p)))[half].mean(),
     }[name]()
 
 
@@ -98,8 +116,9 @@ def test_objective_equals_its_formula_in_numpy(name, sharpness):
     b, c = 6, 4
     clean, variants = (rng.normal(size=shape) * sharpness for shape in ((b, c), (b, objective.k, c)))
     labels, dist = rng.integers(c, size=b), rng.dirichlet(np.ones(c), b)
-    varied = round(b * objective.share)
-    loss, terms = objective(*map(torch.tensor, (clean, variants[:varied], labels, dist)))
+    varied = math.ceil(b * objective.share)
+    given = [torch.tensor(values) for values in (clean, variants[:varied], labels, dist)]
+    loss, terms = objective(*given[:2], given[2] if objective.reads_labels else None, given[3])
     p, q = softmax(clean), softmax(variants)
     assert loss.item() == pytest.approx(formula(name, p, q, labels, dist), abs=1e-10)
     assert terms["entropy"].item() == pytest.approx(scores.entropy(p).mean(), abs=1e-10)
@@ -124,8 +143,42 @@ def test_gradients(name):
     clean = (2 * torch.randn(3, 4, dtype=torch.float64)).requires_grad_()
     variants = (2 * torch.randn(math.ceil(3 * objective.share), objective.k, 4, dtype=torch.float64)).requires_grad_()
     dist = torch.rand(3, 4, dtype=torch.float64).softmax(-1)
-    loss = lambda x, *rest: objective(x, rest[0] if rest else None, torch.tensor([0, 1, 3]), dist)[0]
-    assert torch.autograd.gradcheck(loss, (clean, variants) if objective.k else (clean,))
+    labels = torch.tensor([0, 1, 3])
+    fixed, given = objective, dist
+    if objective.target in OF_ORBIT:  # no gradient flows through the target: the same loss, with it as a constant
+        given = objective._target(*(x.detach().log_softmax(-1) for x in (clean, variants)), labels, None)
+        fixed = replace(objective, target="label_dist", label_weight=0.0, power=1.0, mean="arithmetic", smoothing=0.0)
+    loss = lambda x, *rest: fixed(x, rest[0] if rest else None, labels, given)[0]
+    rows = (clean, variants) if objective.k else (clean,)
+    assert torch.autograd.gradcheck(loss, rows)
+    ours = torch.autograd.grad(objective(clean, variants, labels, dist)[0], rows, allow_unused=True)
+    for one, other in zip(ours, torch.autograd.grad(loss(*rows), rows, allow_unused=True)):
+        assert (one is other is None) or torch.allclose(one, other, atol=1e-12)
+
+
+def test_swarm_distillation_has_the_gradient_of_all_pairs():
+    """Mean KL(q_i, q_j) over pairs i != j of the orbit, each q_i held fixed, is what Zhou et al. minimise."""
+    torch.manual_seed(0)
+    orbit = torch.randn(3, 5, 4, dtype=torch.float64).requires_grad_()
+    log = orbit.log_softmax(-1)
+    pairs = DIVERGENCES["kl"](log.detach()[:, :, None], log[:, None]).sum((1, 2)).mean() / (5 * 4)
+    ours = OBJECTIVES["swarm"](orbit[:, 0], orbit[:, 1:], None)[0]
+    of_pairs, of_ours = (torch.autograd.grad(loss, orbit)[0] for loss in (pairs, ours))
+    assert torch.allclose(of_pairs, 5 / 4 * of_ours, atol=1e-14) and of_ours.abs().max() > 1e-3
+
+
+def test_the_target_of_the_orbit_is_consistency_and_labels_in_one():
+    """CE(a e_y + (1 - a) m, q) = a CE(e_y, q) + (1 - a) (KL(m, q) + H(m)): no lambda, and no term to please."""
+    rng = np.random.default_rng(0)
+    rows, labels = softmax(rng.normal(size=(4, 3, 5))), rng.integers(5, size=4)
+    mean = rows.mean(1)
+    objective = Objective(k=2, augment=2 / 3, target="orbit", label_weight=0.25)
+    loss, _ = objective(torch.tensor(rows[:, 0]).log(), torch.tensor(rows[:, 1:]).log(), torch.tensor(labels))
+    label = -np.log(rows[np.arange(4), :, labels]).mean()
+    assert loss.item() == pytest.approx(0.25 * label + 0.75 * (
+        scores.entropy(mean) + scores.entropy(mean) - scores.entropy(rows).mean(1) + np.array([
+            [(m * np.log(m / r)).sum() - (r * np.log(r / m)).sum() for r in of] for m, of in zip(mean, rows)]).mean(1)
+    ).mean(), abs=1e-12)
 
 
 @pytest.mark.parametrize("wrong, said", [
@@ -136,7 +189,12 @@ def test_gradients(name):
     (dict(k=2, augment=0.5, batch_level=True), "weights are 0"),
     (dict(k=2, consistency=1.0, to_mean=True), "'kl' with to_mean"), (dict(share=0.5), "share"),
     (dict(share=0.0, k=1, augment=0.5), "share"),
-    (dict(share=0.5, k=1, variants="fgm", augment=0.5), "shifts it has to be 1")])
+    (dict(share=0.5, k=1, variants="fgm", augment=0.5), "shifts it has to be 1"),
+    (dict(target="gold"), "'gold'"), (dict(mean="median"), "'median'"), (dict(target="orbit"), "come together"),
+    (dict(label_weight=0.5), "another target"), (dict(label_weight=2.0, target="label_dist"), "a share in"),
+    (dict(power=2.0), "target is 'labels'"), (dict(target="label_dist", mean="geometric"), "'label_dist'"),
+    (dict(k=1, consistency=1.0, target="clean"), "for the variants"), (dict(target="teacher", teacher_k=0), "at least one"),
+    (dict(k=1, augment=0.5, variants="fgm", target="teacher"), "take 'vat'")])
 def test_objective_refuses(wrong, said):
     with pytest.raises(ValueError, match=said):
         Objective(**wrong)
@@ -148,13 +206,17 @@ def test_names_and_passes():
     assert ablation.name == "k4-consistency0.5-to_mean-divergence_js"
     passes = {name: objective.passes for name, objective in {**OBJECTIVES, "vat": VAT}.items()}
     assert [passes[name] for name in ("erm", "adversarial", "r_drop", "vat", "sua_tr")] == [1, 2, 2, 3, 5]
+    assert [passes[name] for name in ("paft", "clean_answer", "distil", "augment_share_smoothed")] == [1, 5, 2, 1.25]
+    unread = {name for name, objective in OBJECTIVES.items() if not objective.reads_labels}
+    assert unread == {"soft_labels", "distil", "swarm", "consensus", "clean_answer"}
+    assert {name for name in OBJECTIVES if OBJECTIVES[name].from_trained} == unread - {"soft_labels"} | {"distil_labels"}
 
 
 # --- batches ---
 
 def test_a_batch_is_clean_rows_then_variants_item_by_item(task, synonyms):
     classifier = tiny_encoder(task["train"]["text"], 4)
-    data = VariantData(task["train"], classifier, Objective(k=3, augment=0.5, soft=True), synonyms, seed=5, length=100)
+    data = VariantData(task["train"], classifier, Objective(k=3, augment=0.5, target="label_dist"), synonyms, seed=5, length=100)
     data.set_epoch(2)
     for positions, epoch in (((4, 7), 2), ((44, 47), 3)):  # the next epoch follows in another order
         batch = data.collate([data[position] for position in positions])
@@ -164,8 +226,8 @@ def test_a_batch_is_clean_rows_then_variants_item_by_item(task, synonyms):
         texts = [classifier.tokenizer.decode(row).replace(" [PAD]", "") for row in batch["input_ids"]]
         clean = [task["train"][i]["text"] for i in items]
         assert texts == [unknown_as_token(text) for text in [*clean, *drawn[0], *drawn[1]]]
-        assert batch["labels"].tolist() == [task["train"][i]["label"] for i in items]
-        assert batch["label_dist"].numpy() == pytest.approx(np.array(task["train"][items]["label_dist"]))
+        assert "labels" not in batch  # p* is all that is learned
+        assert batch["reference"].numpy() == pytest.approx(np.array(task["train"][items]["label_dist"]))
     orders = [[data[start + i][1] for i in range(40)] for start in (0, 40)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(40)) and orders[0] != orders[1]
 
@@ -209,8 +271,18 @@ def test_a_share_of_the_batch_has_variants(task, synonyms):
 def test_copies_repeat_the_input(task):
     classifier = tiny_encoder(task["train"]["text"], 4)
     data = VariantData(task["train"], classifier, OBJECTIVES["r_drop"], None, seed=0)
-    ids = data.collate([data[0], data[1]])["input_ids"]
-    assert torch.equal(ids[:2], ids[2:])
+    batch = data.collate([data[0], data[1]])
+    assert torch.equal(batch["input_ids"][:2], batch["input_ids"][2:])
+    assert batch["labels"].tolist() == [task["train"][i]["label"] for i in batch["items"].tolist()]
+
+
+def test_on_variants_alone_the_input_itself_does_not_pass(task, synonyms):
+    classifier = tiny_encoder(task["train"]["text"], 4)
+    data = VariantData(task["train"], classifier, OBJECTIVES["paft"], synonyms, seed=0)
+    batch = data.collate([data[0], data[1]])
+    drawn = [synonyms.sample(data.inputs[i], 1, np.random.default_rng([0, 0, i]))[0] for i in batch["items"].tolist()]
+    assert classifier.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True) == \
+        classifier.tokenizer.batch_decode(classifier.tokenizer(drawn)["input_ids"], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("objective", [OBJECTIVES["adversarial"], VAT], ids=lambda o: o.variants)
@@ -307,8 +379,8 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(task, synonyms, na
 @pytest.mark.parametrize("arguments, tolerance", [
     ({"activation_checkpointing": True}, 1e-6), ({"bf16": True}, 1e-3),
     ({"torch_compile": True, "torch_compile_backend": "eager"}, 1e-6)], ids=["checkpointing", "bf16", "compile"])
-@pytest.mark.parametrize("objective", [FOUR_VARIANTS, OBJECTIVES["adversarial"]],
-                         ids=["sua_tr_repaired", "adversarial"])
+@pytest.mark.parametrize("objective", [replace(JS, smoothing=0.0, confidence_penalty=0.0), OBJECTIVES["adversarial"]],
+                         ids=["js", "adversarial"])
 def test_arguments_of_the_trainer_change_the_cost_and_not_the_result(task, synonyms, objective, arguments, tolerance):
     options = dict(epochs=1, batch_size=16, learning_rate=1e-3, dropout=0.0, layers=1)
     logs = [train("tiny", task, objective, synonyms, arguments=more, **options)[1] for more in ({}, arguments)]
@@ -415,8 +487,113 @@ def test_objectives_that_use_variants_need_a_perturbation(task):
         train("tiny", task, OBJECTIVES["sua_tr"], epochs=1)
 
 
+def test_distributions_and_teachers_have_to_be_given(task, synonyms):
+    args = (task["train"], tiny_encoder(task["train"]["text"], 4), OBJECTIVES["distil"], synonyms, 0)
+    for teacher in (None, np.ones((3, 4)) / 4):
+        with pytest.raises(ValueError, match=f"teacher has {0 if teacher is None else 3} rows for 40 items"):
+            VariantData(*args, teacher=teacher)
+
+
 def test_soft_labels_need_distributions(task):
     hard = Task("hard", DatasetDict({name: split.remove_columns("label_dist") for name, split in task.splits.items()}),
                 task.label_names)
     with pytest.raises(ValueError, match="no column label_dist"):
         train("tiny", hard, OBJECTIVES["soft_labels"], epochs=1)
+
+
+# --- teaching what a model says ---
+
+OPTIONS = dict(epochs=2, batch_size=16, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def start(task):
+    """A model that is sure of what it learned by heart, and so depends on the wording."""
+    return train("tiny", task, OBJECTIVES["erm"], seed=7, **OPTIONS | {"epochs": 20})[0]
+
+
+def shuffled_labels(task):
+    """The task with the training labels in another order, and one without that column."""
+    rows = task["train"]
+    labels = np.random.default_rng(1).permutation(rows["label"])
+    assert (labels != rows["label"]).any()
+    others = (rows.remove_columns("label").add_column("label", labels.tolist()), rows.remove_columns("label"))
+    return [Task(task.name, DatasetDict({**task.splits, "train": other}), task.label_names) for other in others]
+
+
+@pytest.mark.parametrize("name", ["distil", "swarm"])
+def test_without_labels_none_is_read(task, synonyms, start, name):
+    """Shuffled labels, or none, give the same weights bit by bit."""
+    given = dict(perturbation=synonyms, seed=7, start=start, **OPTIONS | {"epochs": 1})
+    trained, _ = train("tiny", task, OBJECTIVES[name], **given)
+    assert not same_weights(trained, start)
+    for other in shuffled_labels(task):
+        assert same_weights(train("tiny", other, OBJECTIVES[name], **given)[0], trained)
+    if name == "distil":
+        with_labels = replace(OBJECTIVES["distil"], label_weight=0.5)
+        one, other = (train("tiny", of, with_labels, **given)[0] for of in (task, shuffled_labels(task)[0]))
+        assert not same_weights(one, other)
+
+
+def test_the_teacher_is_the_start_over_its_orbit(task, synonyms, start):
+    texts, objective = task["train"]["text"], replace(OBJECTIVES["distil"], teacher_k=3)
+    p = predict(start, task["train"], synonyms, 3, seed=5)
+    assert teacher_answers(start, task["train"], objective, synonyms, 5) == pytest.approx(p.orbit.mean(1), abs=1e-12)
+    geometric = teacher_answers(start, task["train"], replace(objective, mean="geometric"), synonyms, 5)
+    assert geometric == pytest.approx(geometric_mean(p.orbit), abs=1e-12)
+    still, _ = train("tiny", task, objective, synonyms, start=start, seed=7, **OPTIONS | {"learning_rate": 0.0})
+    assert np.array_equal(still.predict_proba(texts), start.predict_proba(texts))  # it is where training begins
+
+
+def test_distilling_lowers_what_theorem_16_measures(task, synonyms, start):
+    """eps, the distance to the teacher's mean over formulations, falls; and its bound holds on training inputs."""
+    after, _ = train("tiny", task, OBJECTIVES["distil"], synonyms, start=start, seed=7, **OPTIONS | {"epochs": 20})
+    q, r = (predict(model, task["train"], synonyms, 8, seed=7) for model in (start, after))
+    eps = lambda rows: ((rows - q.orbit.mean(1)[:, None]) ** 2).sum(-1).mean()
+    brier = lambda rows: ((rows - np.eye(4)[q.labels][:, None]) ** 2).sum(-1).mean()
+    assert eps(r.orbit) < eps(q.orbit) > 0.01
+    assert np.sqrt(brier(r.orbit)) <= np.sqrt(brier(q.orbit) - eps(q.orbit)) + np.sqrt(eps(r.orbit)) + 1e-12
+
+
+def test_a_resumed_training_finds_its_teacher(task, synonyms, start, tmp_path, monkeypatch):
+    given = dict(objective=OBJECTIVES["distil"], perturbation=synonyms, seed=7, start=start, **OPTIONS)
+    whole, _ = train("tiny", task, cache=tmp_path / "whole", **given)
+    original = SUATrainer.compute_loss
+
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == 4:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SUATrainer, "compute_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("tiny", task, cache=tmp_path / "killed", **given)
+    (folder,) = (tmp_path / "killed").iterdir()
+    kept = np.load(folder / "checkpoints" / "teacher.npy")
+    assert np.array_equal(kept, teacher_answers(start, task["train"], OBJECTIVES["distil"], synonyms, 7))
+    monkeypatch.setattr(SUATrainer, "compute_loss", original)
+    monkeypatch.setattr("sua.training.trainer.teacher_answers", lambda *args: pytest.fail("asked again"))
+    resumed, _ = train("tiny", task, cache=tmp_path / "killed", **given)
+    assert same_weights(whole, resumed) and not (folder / "checkpoints").exists()
+
+
+def test_another_start_is_another_training(task, synonyms, start, tmp_path):
+    other, _ = train("tiny", task, OBJECTIVES["erm"], seed=8, **OPTIONS)
+    given = dict(perturbation=synonyms, seed=7, cache=tmp_path, **OPTIONS)
+    first, second = (train("tiny", task, OBJECTIVES["distil"], start=model, **given)[0] for model in (start, other))
+    assert len([*tmp_path.iterdir()]) == 2 and not same_weights(first, second)
+
+
+def test_what_to_start_from_is_said(task, synonyms, start):
+    for model in ("tiny", "tiny_llama"):
+        with pytest.raises(ValueError, match="'swarm' teaches what a model says.*give a trained one as start"):
+            train(model, task, OBJECTIVES["swarm"], synonyms, **OPTIONS)
+    with pytest.raises(ValueError, match="has other weights than the model to train"):
+        train("tiny", task, OBJECTIVES["swarm"], synonyms, start=start, layers=1, **OPTIONS)
+
+
+def test_lora_distils_into_adapters(task, synonyms, start):
+    trained, _ = train("tiny", task, OBJECTIVES["distil"], synonyms, start=start, lora={"r": 2}, **OPTIONS)
+    before, after = start.model.state_dict(), trained.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("query" in name or "value" in name or "classifier" in name for name in changed)
