@@ -18,7 +18,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
-from ..inputs import LETTERS, Input, has_options, lettered
+from ..inputs import LETTERS, OPTIONS, Input, expect, has_options, lettered
 from .common import wide
 from .encoder import EncoderClassifier
 from .forest import LITTLE, _attention, _plan, _tensors
@@ -38,25 +38,32 @@ class ChoiceLM(EncoderClassifier):
     score : "sum" of ln p over an option's tokens, their "mean", or "letter": the prompt lists the options as A. B. C.
         and their letters are compared.
     template : format string of the prompt, with the fields {question} (a pair's texts, a line each), {0} and {1} (the
-        texts apart) and {options} (the list with letters). A space stands between prompt and option.
+        texts apart) and {options} (the list with letters). With "{question}" alone an input is the whole prompt, as
+        sua.perturb.formulations makes it, and may say {options} itself. A space stands between prompt and option.
+    chat : put the prompt as a user's turn into the tokenizer's chat template; the option begins the reply.
     batch_size : texts per forward pass, one for each option, or one for all options of one token.
     max_length : tokens at which a prompt with its longest option is cut, at the prompt's beginning.
 
     "logits" of `outputs` are the scores, "features" the last hidden state at the prompt's last token.
-    ValueError for inputs of another form, and for models whose layers do not take an attention mask of their own.
+    In bfloat16 the last norm and the head are computed in float32 (`_precise`), except while gradients flow.
+    ValueError for inputs of another form, for chat without a chat template, and for models whose layers do not take an
+    attention mask of their own.
     """
 
     adapter_task = "CAUSAL_LM"
 
     def __init__(self, model, tokenizer, *, answers: Sequence[str] | None = None, score: str = "sum",
-                 template: str | None = None, batch_size: int = 64, max_length: int = 1024, name: str | None = None,
-                 cache: Path | None = None):
+                 template: str | None = None, chat: bool = False, batch_size: int = 64, max_length: int = 1024,
+                 name: str | None = None, cache: Path | None = None):
         super().__init__(_in_own_type(model), tokenizer, batch_size, _longest(model, max_length), name, cache)
         if score not in TEMPLATES:
             raise ValueError(f"score = {score!r}; known: {', '.join(TEMPLATES)}")
         if answers is not None and len(set(answers)) < max(2, len(answers)):
             raise ValueError(f"answers = {answers!r}: give at least two, all different")
+        expect(not chat or tokenizer.chat_template, lambda: f"chat = True, but the tokenizer of {self.name} has no "
+               "chat template: set tokenizer.chat_template, or leave chat out")
         self.answers, self.score, self.template = answers and tuple(answers), score, template or TEMPLATES[score]
+        self.chat = chat
         try:
             self.template.format("", "", question="", options="")
         except (KeyError, IndexError, ValueError) as error:
@@ -92,7 +99,8 @@ class ChoiceLM(EncoderClassifier):
         if not self.tokenizer.is_fast:
             return {}
         digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).digest()
-        return _kept(digest, self.tokenizer.bos_token_id, self.answers, self.score, self.template, self.max_length)
+        return _kept(digest, self.tokenizer.bos_token_id, self.answers, self.score, self.template, self.max_length,
+                     self.chat and self.tokenizer.chat_template)
 
     def _asked(self, i, example):
         """(prompt, options as they are scored)."""
@@ -112,7 +120,17 @@ class ChoiceLM(EncoderClassifier):
                 raise ValueError(f"inputs[{i}] has {len(options)} options, there are {len(LETTERS)} letters: take "
                                  "score='sum' or 'mean'")
             options = LETTERS[:len(options)]
-        return self.template.format(*texts, question="\n".join(texts), options=listing), options
+        prompt = self.template.format(*texts, question="\n".join(texts), options=listing)
+        if self.template == "{question}":
+            prompt = prompt.replace(OPTIONS, listing)
+        return self._turn(prompt) if self.chat else prompt, options
+
+    def _turn(self, prompt):
+        """The prompt as a user's turn, before the reply; the special first token is the tokenizer's to add."""
+        text = self.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
+                                                  add_generation_prompt=True)
+        first = self.tokenizer.bos_token
+        return text.removeprefix(first) if first and self.tokenizer("")["input_ids"] else text
 
     def _row(self, tokens, prompt):
         """(2, T) tokens of the trunk and then of each option, and the number of the option that each belongs to."""
@@ -181,11 +199,12 @@ class ChoiceLM(EncoderClassifier):
 
     def _collect(self, what, inputs, read, dropout_seed=None):
         inputs = [(x["question"], *x["choices"]) if isinstance(x, Mapping) else x for x in inputs]
-        what = f"{what} {self.answers} {self.score} {self.template}"
+        what = f"{what} {self.answers} {self.score} {self.template}" + " chat" * self.chat
         return super()._collect(what, inputs, read, dropout_seed)
 
     def save(self, folder) -> Path:
-        self.model.config.sua_choice_lm = {"answers": self.answers, "score": self.score, "template": self.template}
+        self.model.config.sua_choice_lm = {"answers": self.answers, "score": self.score, "template": self.template,
+                                           "chat": self.chat}
         return super().save(folder)
 
 
