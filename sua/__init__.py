@@ -8,7 +8,7 @@ from importlib import import_module
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # text bars are what we want
 
-from .predict import predict
+from .predict import numerical_floor, predict
 from .predictions import Predictions
 from .scores import SCORES, score
 
@@ -31,7 +31,7 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.certificates",
     "orbit_calibration_error": "decide.miscalibration", "removable_risk": "decide.removable",
 }
-__all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
+__all__ = sorted([*_HOME, "Predictions", "predict", "numerical_floor", "SCORES", "score"])
 
 
 def __getattr__(name):

@@ -16,11 +16,11 @@ from .task import SPLITS, Task
 
 def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
     """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
-    "arc_easy"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), "bbq" (with
+    "arc_easy", "commonsense_qa", "boolq"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), "bbq" (with
     `ambiguous`: whether the context leaves the question open), or any HubTask.
 
-    sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
-    A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
+    sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation; a
+    split of 0 rows is left out, and what nothing is drawn from is not read. A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
     hub's held-out splits, and share a single one in proportion if it is smaller than asked for. Further arguments go
     to the world's generator.
 
@@ -30,8 +30,8 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
     sizes = {"train": 1000, "validation": 200, "calibration": 500, "test": 1000, **(sizes or {})}
     if unknown := set(sizes) - set(SPLITS):
         raise ValueError(f"sizes names unknown splits {sorted(unknown)}; known: {', '.join(SPLITS)}")
-    if min(sizes.values()) < 1:
-        raise ValueError(f"sizes = {sizes}: every split needs at least one row")
+    if min(sizes.values()) < 0 or sizes["test"] < 1:
+        raise ValueError(f"sizes = {sizes}: give each split 0 rows, which leaves it out, or more, and test at least one")
     if name in worlds.WORLDS:
         return worlds.generate(name, sizes, seed, **world)
     composed = {"chaosnli": _chaosnli, "bbq": _bbq}
@@ -48,8 +48,9 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
 
 
 def _hub_task(name, spec, sizes, seed):
-    loaded = {split: labelled_rows(spec, split) for split in spec.splits}
-    origin = loaded["train"][1]
+    trains = sizes["train"] + sizes["validation"] > 0
+    loaded = {split: labelled_rows(spec, split) for split in spec.splits if split != "train" or trains}
+    origin = next(iter(loaded.values()))[1]
     pool = {split: rows for split, (rows, _) in loaded.items()}
     held_out = [split for split in spec.held_out if len(pool[split])]
     if not held_out:
@@ -66,6 +67,8 @@ def _hub_task(name, spec, sizes, seed):
     take = {"train": "train", "validation": "train", "calibration": held_out[0], "test": held_out[-1]}
     splits = DatasetDict()
     for split, origin_split in take.items():
+        if not sizes[split]:
+            continue
         rows, size = pool[origin_split], sizes[split]
         chosen, order[origin_split] = order[origin_split][:size], order[origin_split][size:]
         if len(chosen) < size:

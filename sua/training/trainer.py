@@ -288,6 +288,8 @@ def _untrained(model, task, seed, options):
         return tiny_encoder(known, task.n_classes, seed, **options)
     if options.get("causal") and not task.is_multiple_choice:
         options = {"answers": task.label_names, **options}
+    if options.get("causal") and not torch.cuda.is_available():  # small steps are lost in bfloat16
+        options = {"dtype": "float32", **options}
     return load_model(model, task.n_classes, seed, **options)
 
 
