@@ -20,14 +20,15 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
-    revision, or, said in a warning, at "main" (safetensors only; code that comes with a model never runs); where the hub
-    does not answer, SmolLM2-135M-Instruct comes from a package (`sua.models.packaged`).
+    revision, or, said in a warning, at "main" (safetensors only; code that comes with a model never runs); where the
+    hub does not answer, SmolLM2-135M-Instruct comes from a package (`sua.models.packaged`).
     n_classes : width of a new head. choice : an EncoderChoice with n_classes options instead; a saved one is
     recognised. causal : a ChoiceLM instead; a saved one is recognised, and its answers, score and template are the
     default. dtype : of the weights; by default "float64" for a model that was saved in it, as the tiny ones are,
     "bfloat16" for a causal model on a GPU, or, unless ChoiceLM.save wrote it, on a processor that is fast in it
-    (`fast_in_bfloat16`), else "float32", in which numbers hold on every processor. train_layers : leave only the last so many transformer
-    layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
+    (`fast_in_bfloat16`), else "float32", in which numbers hold on every processor. train_layers : leave only the last
+    so many transformer layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU
+    where there is one.
     Raises NotAvailableError if no place has the model; ValueError if it has fewer layers, has no tokenizer, or needs
     code of its own.
     """

@@ -16,13 +16,13 @@ from .task import SPLITS, Task
 
 def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
     """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
-    "arc_easy", "commonsense_qa", "boolq"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), "bbq" (with
-    `ambiguous`: whether the context leaves the question open), or any HubTask.
+    "arc_easy", "commonsense_qa", "boolq"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human
+    votes each), "bbq" (with `ambiguous`: whether the context leaves the question open), or any HubTask.
 
     sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation; a
-    split of 0 rows is left out, and what nothing is drawn from is not read. A seeded draw decides which. Hub rows without a label (-1) are left out; calibration and test rows come from the
-    hub's held-out splits, and share a single one in proportion if it is smaller than asked for. Further arguments go
-    to the world's generator.
+    split of 0 rows is left out, and training rows that no split takes are not read. A seeded draw decides which. Hub
+    rows without a label (-1) are left out; calibration and test rows come from the hub's held-out splits, and share a
+    single one in proportion if it is smaller than asked for. Further arguments go to the world's generator.
 
     Raises ValueError for an unknown name, a missing column or too few rows; NotAvailableError if neither a mirror
     nor the hub has the set.
@@ -31,7 +31,8 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
     if unknown := set(sizes) - set(SPLITS):
         raise ValueError(f"sizes names unknown splits {sorted(unknown)}; known: {', '.join(SPLITS)}")
     if min(sizes.values()) < 0 or sizes["test"] < 1:
-        raise ValueError(f"sizes = {sizes}: give each split 0 rows, which leaves it out, or more, and test at least one")
+        raise ValueError(f"sizes = {sizes}: give test at least one row, and other splits 0, which leaves them out, or "
+                         "more")
     if name in worlds.WORLDS:
         return worlds.generate(name, sizes, seed, **world)
     composed = {"chaosnli": _chaosnli, "bbq": _bbq}
