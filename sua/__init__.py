@@ -9,7 +9,7 @@ from importlib import import_module
 warnings.filterwarnings("ignore", message="IProgress not found")  # text bars are what we want
 
 from .extras import missing
-from .predict import predict
+from .predict import numerical_floor, predict
 from .predictions import Predictions
 from .scores import SCORES, score
 
@@ -36,7 +36,7 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "calibrate": "decide.probability", "ErrorProbability": "decide.probability", "reliability": "decide.probability",
     "answer_sets": "decide.sets",
 }
-__all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])
+__all__ = sorted([*_HOME, "Predictions", "predict", "numerical_floor", "SCORES", "score"])
 
 
 def __getattr__(name):

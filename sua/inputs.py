@@ -13,6 +13,7 @@ import numpy as np
 
 Input = str | tuple[str, ...]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+OPTIONS = "{options}"  # where a prompt that is asked as it stands lists its options
 
 
 def expect(condition, message):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from .inputs import (as_inputs, clarifications, expect, expect_seed, in_first_order, inputs as inputs_of,
+from .inputs import (Input, as_inputs, clarifications, expect, expect_seed, in_first_order, inputs as inputs_of,
                      option_counts, whole)
 from .perturb import repeats, variants
 from .predictions import Predictions, model_rows
+from .scores import score
 
 MANY_COPIES = 0.5  # share of variants that equal their input from which on predict warns
 
@@ -88,11 +90,48 @@ def predict(model, data, perturbation=None, k: int = 8, *, labels=None, ids=None
         given["dropout"] = passes = np.asarray(model.dropout_proba(inputs, dropout, seed))
         expect(passes.shape[:2] == (len(inputs), dropout), f"dropout_proba of model {label!r} returned shape "
                f"{passes.shape} for {len(inputs)} inputs and {dropout} passes: return (inputs, passes, classes)")
-    facts = {"model": label, "seed": seed, **({"dtype": model.dtype} if hasattr(model, "dtype") else {})}
+    facts = {"model": label, "seed": seed}
+    facts |= {name: value for name in ("dtype", "origin") if (value := getattr(model, name, None)) is not None}
     if perturbation:
         facts |= {"perturbation": perturbation.name, "k": k, **_count_repeats(inputs, drawn, perturbation, k)}
     result = Predictions(meta=facts | (meta or {}), **given)
     return result.sample(samples, seed) if samples else result
+
+
+class Floor(NamedTuple):
+    """How far a model's arithmetic moves its own answers: what no kernel caused.
+
+    mean, largest : of |dp| over inputs, classes and repeats. sensitivity : mean S, in nats.
+    """
+
+    mean: float
+    largest: float
+    sensitivity: float
+
+    def __str__(self):
+        return (f"the same input in other batches: |dp| {self.mean:.2g} on average, {self.largest:.2g} at most; "
+                f"S {self.sensitivity:.2g}")
+
+
+def numerical_floor(model, inputs: Sequence[Input], repeats: int = 3, seed: int = 0) -> Floor:
+    """What is left of S when nothing is perturbed: the same inputs, computed in other batches.
+
+    A model that computes in 16 bits rounds otherwise in a batch of another shape. Here the inputs are split into two
+    parts at random, `repeats` times, each part is asked by itself, and the answers are compared with those to all at
+    once. An S of about this size says nothing about the model. ValueError for fewer than two distinct inputs.
+    """
+    inputs = list(dict.fromkeys(as_inputs(inputs)))
+    expect(len(inputs) > 1, lambda: f"{len(inputs)} distinct inputs: give at least two, so that batches can differ")
+    whole("repeats", repeats, 1, "give at least 1")
+    probs, rng, again = model.predict_proba(inputs), np.random.default_rng(expect_seed(seed)), []
+    for _ in range(repeats):
+        order, rows = rng.permutation(len(inputs)), np.empty_like(probs)
+        for part in np.array_split(order, 2):
+            rows[part] = model.predict_proba([inputs[i] for i in part])
+        again.append(rows)
+    found = Predictions(probs=probs, perturbed=np.stack(again, 1))
+    moved = np.abs(found.perturbed - found.probs[:, None])
+    return Floor(float(moved.mean()), float(moved.max()), float(score(found, "sensitivity").mean()))
 
 
 def _digest(x):

@@ -216,6 +216,10 @@ SOURCES: tuple[Source, ...] = (
            "questions of science with four options", ("openbookqa",)),
     Source("data set", "allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", "CC BY-SA 4.0",
            "questions of science with four options", ("arc_easy",)),
+    Source("data set", "tau/commonsense_qa", "94630fe30dad47192a8546eb75f094926d47e155", "MIT",
+           "questions of common sense with five options", ("commonsense_qa",)),
+    Source("data set", "google/boolq", "35b264d03638db9f4ce671b711558bf7ff0f80d5", "CC BY-SA 3.0",
+           "yes/no questions about a passage", ("boolq",)),
     Source("data set", "stanfordnlp/snli", "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b", "CC BY-SA 4.0",
            "entailment between sentences", ("chaosnli",)),
     Source("data set", "nyu-mll/multi_nli", "da70db2af9d09693783c3320c4249840212ee221", "CC BY 3.0 and others",
@@ -234,6 +238,13 @@ SOURCES: tuple[Source, ...] = (
            "a language model of 0.5 billion parameters", ("Qwen/Qwen2.5-0.5B-Instruct",)),
     Source("model", "HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac", "Apache-2.0",
            "a language model of 0.135 billion parameters", ("HuggingFaceTB/SmolLM2-135M-Instruct",)),
+    *(Source("model", place, revision, licence, f"a language model of {size} billion parameters", (place,))
+      for place, revision, licence, size in (
+          ("HuggingFaceTB/SmolLM2-360M-Instruct", "a10cc1512eabd3dde888204e902eca88bddb4951", "Apache-2.0", "0.36"),
+          ("HuggingFaceTB/SmolLM2-1.7B-Instruct", "31b70e2e869a7173562077fd711b654946d38674", "Apache-2.0", "1.7"),
+          ("Qwen/Qwen2.5-1.5B-Instruct", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", "Apache-2.0", "1.5"),
+          ("Qwen/Qwen2.5-3B-Instruct", "aa8e72537993ba99e69dfaafa59ed015b17504d1", "Qwen Research", "3"),
+          ("Qwen/Qwen2.5-7B-Instruct", "a09a35458c702b33eeacc393d103063234e8bc28", "Apache-2.0", "7"))),
     SMOLLM2_WHEEL, ADVGLUE, AMBIENT, CHAOSNLI, CHECKLIST, PROMPT_SENSITIVITY, LLM_LOGITS, LLM_ANSWERS, LLAMA_PROMPTS)
 
 

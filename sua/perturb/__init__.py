@@ -8,7 +8,7 @@ they are found in KERNELS.
 from ..inputs import LETTERS, Input, has_options, lettered, option_columns
 from .audit import Audit, audit
 from .kernel import RETRIES, Perturbation, given, mixture, on_first, repeats, variants
-from .prompts import FRAMING, OPTION_ORDER, instructions
+from .prompts import FRAMING, OPTION_ORDER, Formulations, Prompt, formulations, instructions
 from .text import SURFACE, TYPOS, synonyms
 
 KERNELS: dict[str, Perturbation] = {kernel.name: kernel for kernel in (TYPOS, SURFACE, FRAMING)}

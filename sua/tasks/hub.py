@@ -75,6 +75,10 @@ HUB_TASKS: dict[str, HubTask] = {
                           text="question_stem", options="choices", label="answerKey", config="main"),
     "arc_easy": HubTask("allenai/ai2_arc", pin("allenai/ai2_arc"), tuple("ABCD"), text="question",
                         options="choices", label="answerKey", config="ARC-Easy", held_out=("test",)),
+    "commonsense_qa": HubTask("tau/commonsense_qa", pin("tau/commonsense_qa"), tuple("ABCDE"), text="question",
+                              options="choices", label="answerKey", held_out=("validation",)),
+    "boolq": HubTask("google/boolq", pin("google/boolq"), ("no", "yes"), text="passage", text_pair="question",
+                     label="answer", held_out=("validation",)),
 }
 _NLI = {"label_names": ("entailment", "neutral", "contradiction"), "text": "premise", "text_pair": "hypothesis"}
 SNLI = HubTask("stanfordnlp/snli", pin("stanfordnlp/snli"), config="plain_text", held_out=("validation",), **_NLI)
@@ -126,7 +130,7 @@ def _schema(rows, spec, prefix):
         table["options"] = [list(row["text"]) for row in options]
         labels = [list(row["label"]).index(label) if len(row["text"]) == len(spec.label_names) else -1
                   for row, label in zip(options, labels)]
-    table["label"] = labels
+    table["label"] = [int(label) for label in labels]  # BoolQ's are True and False
     return Dataset.from_dict(table).select(np.flatnonzero(np.array(labels) >= 0))
 
 

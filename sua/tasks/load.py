@@ -16,14 +16,14 @@ from .task import SPLITS, Task
 
 def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
     """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
-    "arc_easy"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human votes each), "bbq" (with
-    `ambiguous`: whether the context leaves the question open), or any HubTask.
+    "arc_easy", "commonsense_qa", "boolq"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human
+    votes each), "bbq" (with `ambiguous`: whether the context leaves the question open), or any HubTask.
 
-    sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
-    A seeded draw decides which and in what order. Hub rows without a label (-1) are left out; calibration and test rows
-    come from the hub's held-out splits, and share a single one in proportion if it is smaller than asked for. `official`
-    splits of a HubTask are whole and as they are where `sizes` does not name them. Further arguments go to the world's
-    generator.
+    sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation; a
+    split of 0 rows is left out, and training rows that no split takes are not read. A seeded draw decides which and in
+    what order. Hub rows without a label (-1) are left out; calibration and test rows come from the hub's held-out
+    splits, and share a single one in proportion if it is smaller than asked for. `official` splits of a HubTask are
+    whole and as they are where `sizes` does not name them. Further arguments go to the world's generator.
 
     Raises ValueError for an unknown name, a missing column or too few rows; NotAvailableError if neither a mirror
     nor the hub has the set.
@@ -31,8 +31,9 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
     asked, sizes = sizes or {}, {"train": 1000, "validation": 200, "calibration": 500, "test": 1000, **(sizes or {})}
     if unknown := set(sizes) - set(SPLITS):
         raise ValueError(f"sizes names unknown splits {sorted(unknown)}; known: {', '.join(SPLITS)}")
-    if min(sizes.values()) < 1:
-        raise ValueError(f"sizes = {sizes}: every split needs at least one row")
+    if min(sizes.values()) < 0 or sizes["test"] < 1:
+        raise ValueError(f"sizes = {sizes}: give test at least one row, and other splits 0, which leaves them out, or "
+                         "more")
     if name in worlds.WORLDS:
         return worlds.generate(name, sizes, seed, **world)
     composed = {"chaosnli": _chaosnli, "bbq": _bbq}
@@ -49,8 +50,9 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
 
 
 def _hub_task(name, spec, sizes, seed):
-    loaded = {split: labelled_rows(spec, split) for split in spec.splits}
-    origin = loaded["train"][1]
+    trains = sizes["train"] + sizes["validation"] > 0
+    loaded = {split: labelled_rows(spec, split) for split in spec.splits if split != "train" or trains}
+    origin = next(iter(loaded.values()))[1]
     pool = {split: rows for split, (rows, _) in loaded.items()}
     held_out = [split for split in spec.held_out if len(pool[split])]
     if not held_out:
@@ -66,7 +68,7 @@ def _hub_task(name, spec, sizes, seed):
 
     take = {"train": "train", "validation": "train", "calibration": held_out[0], "test": held_out[-1]}
     splits = DatasetDict({split: _next_rows(spec, split, sizes[split], place, pool[place], order[place])
-                          for split, place in take.items()})
+                          for split, place in take.items() if sizes[split]})
     source = {"hub_id": spec.hub_id, "config": spec.config, **origin, "splits": "drawn anew, not the official ones"}
     paths.tell_runner("notes", f"{spec.hub_id} ({origin['origin']}): splits {source['splits']}; rows {sizes}")
     return Task(name, splits, spec.label_names, source=source)

@@ -147,8 +147,7 @@ class SUATrainer(transformers.Trainer):
     data : a Task split. With args.max_steps the items are one endless shuffled stream in full batches, of like length
     if args.train_sampling_strategy is "group_by_length". teacher : (N, C) answers to it of a model that does not change
     (`teacher_answers`). probes : named splits. Logs task, sensitivity, entropy and sua_positive, means over the steps
-    and processes since the last entry,
-    and entropy_<name>, the mean entropy (nats) of p on each probe, beside the loss.
+    and processes since the last entry, and entropy_<name>, the mean entropy (nats) of p on each probe, beside the loss.
     Raises FloatingPointError on a loss that is not finite, with the step, the terms and the items of the batch.
     """
 
@@ -343,6 +342,8 @@ def _untrained(model, task, seed, options):
         return tiny_encoder(known, task.n_classes, seed, **options)
     if options.get("causal") and not task.is_multiple_choice:
         options = {"answers": task.label_names, **options}
+    if options.get("causal") and not torch.cuda.is_available():  # small steps are lost in bfloat16
+        options = {"dtype": "float32", **options}
     return load_model(model, task.n_classes, seed, **options)
 
 

@@ -397,11 +397,13 @@ def test_saved_models_are_recognised_with_their_settings(family, tmp_path):
     assert list(tmp_path.glob("*.safetensors")) and load_model(tmp_path, score="sum").score == "sum"
 
 
-@pytest.mark.parametrize("gpu, dtype", [(False, torch.float32), (True, torch.bfloat16)])
-def test_the_hub_is_asked_for_safe_weights(tmp_path, monkeypatch, gpu, dtype):
+@pytest.mark.parametrize("gpu, fast, dtype", [(False, False, torch.float32), (False, True, torch.bfloat16),
+                                              (True, False, torch.bfloat16)])
+def test_the_hub_is_asked_for_safe_weights(tmp_path, monkeypatch, gpu, fast, dtype):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SUA_MIRROR", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("sua.models.load.fast_in_bfloat16", lambda: fast)
     asked = {}
 
     def offline(source, **options):

