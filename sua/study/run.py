@@ -28,6 +28,7 @@ from .. import files, paths
 
 RECORDED = ("sua", "numpy", "scipy", "torch", "transformers", "datasets", "papermill", "matplotlib")
 EXECUTED, MANIFEST = "notebook.ipynb", "manifest.json"
+PATIENCE = 600  # seconds in which a kernel has to start and to hand over an output, on a machine that is busy too
 
 
 class StageError(RuntimeError):
@@ -184,7 +185,8 @@ class StageRun:
         try:
             papermill.execute_notebook(self.source, self.staging / EXECUTED, parameters=self.parameters,
                                        kernel_name="python3", cwd=self.source.parent, progress_bar=False,
-                                       language="python", extra_arguments=["--IPKernelApp.log_level=50"])
+                                       language="python", extra_arguments=["--IPKernelApp.log_level=50"],
+                                       start_timeout=PATIENCE, iopub_timeout=PATIENCE)
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
