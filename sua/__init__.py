@@ -26,9 +26,9 @@ _HOME = {  # the module of each public name, which is the name itself where both
     "SameText": "generation", "Entailment": "generation", "similarities": "generation",
     "Objective": "training.objectives", "OBJECTIVES": "training.objectives", "SUATrainer": "training.trainer",
     "train": "training.trainer",
-    "AbstentionRule": "decide.abstention", "SelectiveModel": "decide.abstention", "ABSTAIN": "decide.abstention",
+    "AbstentionRule": "decide.abstention", "SelectiveModel": "decide.selective", "ABSTAIN": "decide.selective",
     "error_floor": "decide.certificates", "misalignment_test": "decide.certificates",
-    "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.certificates",
+    "stability_certificate": "decide.certificates", "lambda_diagnosis": "decide.diagnosis",
     "orbit_calibration_error": "decide.miscalibration", "removable_risk": "decide.removable",
 }
 __all__ = sorted([*_HOME, "Predictions", "predict", "SCORES", "score"])

@@ -18,7 +18,7 @@ import sua
 ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
 CORE = ("files", "inputs", "divergences", "predictions", "metrics", "perturb", "predict", "scores", "decide.abstention",
-        "decide.certificates", "decide.regimes")
+        "decide.selective", "decide.certificates", "decide.diagnosis", "decide.regimes")
 
 
 def imports_of(package):
