@@ -128,7 +128,10 @@ def option_columns(orbits: Sequence[Sequence[Input]], n_classes: int) -> np.ndar
     Options are known by their text, equal ones by their order; without options, or with others, all stay in place.
     """
     columns = np.tile(np.arange(n_classes), (len(orbits), len(orbits[0]), 1))
-    rank = lambda example: sorted(range(len(example) - 1), key=lambda j: example[1 + j])
+
+    def rank(example):
+        return sorted(range(len(example) - 1), key=lambda j: example[1 + j])
+
     for places, orbit in zip(columns, orbits):
         if has_options(orbit[0]):
             for place, member in zip(places, orbit):

@@ -306,7 +306,10 @@ def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, re
     """
     _check_runs(runs, references, resamples, level)
     names = list(runs[0])
-    arguments = lambda value: value if isinstance(value, tuple) else (value,)
+
+    def arguments(value):
+        return value if isinstance(value, tuple) else (value,)
+
     sizes = {len(arguments(run[name])[0]) for run in runs for name in names}
     expect(len(sizes) == 1, f"the runs have {sorted(sizes)} items: give every name and seed the same items")
     (n,) = sizes
@@ -314,7 +317,10 @@ def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, re
              for counts in _resamples(n, resamples, seed)]
     values = dict(zip(names, np.concatenate(parts, axis=1)))
     percentages = 100 * np.array([(1 - level) / 2, (1 + level) / 2])
-    interval = lambda v: np.nanpercentile(v[1:], percentages) - (np.nanmean(v[1:]) - v[0])
+
+    def interval(v):
+        return np.nanpercentile(v[1:], percentages) - (np.nanmean(v[1:]) - v[0])
+
     rows = []
     for name, value in values.items():
         low, high = interval(value)

@@ -84,7 +84,9 @@ class Predictions:
     meta: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value)
+        def put(name, value):
+            object.__setattr__(self, name, value)
+
         probs = distributions("probs", self.probs, ndim=2)
         n, c = probs.shape
         expect(c > 1, "probs has one class only, so every answer is right: give p and 1 - p for a yes-or-no answer")

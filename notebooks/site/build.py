@@ -43,11 +43,11 @@ def add_notebooks(source: Path, profile: str, stages: Iterable[str]) -> list[str
     """The executed notebooks. The cell of defaults goes: the injected one says what was run, and stays unfolded."""
     for stage in stages:
         notebook = nbformat.read(paths.build(profile) / stage / run.EXECUTED, as_version=4)
-        tags = lambda cell: cell.metadata.get("tags", [])
-        notebook.cells = [cell for cell in notebook.cells if "parameters" not in tags(cell)]
+        notebook.cells = [cell for cell in notebook.cells if "parameters" not in cell.metadata.get("tags", [])]
         for cell in notebook.cells:
-            if cell.cell_type == "code" and "injected-parameters" not in tags(cell):
-                cell.metadata["tags"] = [*tags(cell), "hide-input"]
+            tags = cell.metadata.setdefault("tags", [])
+            if cell.cell_type == "code" and "injected-parameters" not in tags:
+                tags.append("hide-input")
         write(source / f"notebooks/{stage}.ipynb", nbformat.writes(notebook))
     return [f"notebooks/{stage}" for stage in stages]
 
@@ -188,7 +188,10 @@ def main(arguments=None) -> int:
     source, site = build / "site-src", build / "site"
     for folder in (source, site):
         shutil.rmtree(folder, ignore_errors=True)
-    text = lambda page: (paths.root() / f"{page}.md").read_text(encoding="utf-8")
+
+    def text(page):
+        return (paths.root() / f"{page}.md").read_text(encoding="utf-8")
+
     reference = add_modules(source) + add_sources(source)
     reference += add_status(source, profile, manifests) if manifests else []
     groups = {"Notebooks": add_notebooks(source, profile, manifests), "Results": add_results(source, profile),

@@ -34,7 +34,10 @@ class SameText:
 
     def __call__(self, triples: Sequence[Triple]) -> np.ndarray:
         group = {normalise(text): i for i, texts in enumerate(self.aliases) for text in texts}
-        meaning = lambda text: group.get(normalise(text), normalise(text))
+
+        def meaning(text):
+            return group.get(normalise(text), normalise(text))
+
         return np.array([meaning(a) == meaning(b) for _, a, b in triples], dtype=bool)
 
 

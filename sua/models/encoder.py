@@ -74,7 +74,10 @@ class EncoderClassifier:
 
         whole("passes", passes, 1, "dropout needs at least one stochastic pass")
         expect_seed(seed)
-        read = lambda batch: {"probs": torch.stack([self._probs(batch) for _ in range(passes)], 1)}
+
+        def read(batch):
+            return {"probs": torch.stack([self._probs(batch) for _ in range(passes)], 1)}
+
         return self._collect(f"dropout {passes} {seed}", inputs, read, seed)["probs"]
 
     def _probs(self, batch):
@@ -91,7 +94,10 @@ class EncoderClassifier:
     def _batches(self, encoded, unique, size):
         """The inputs' places, batch by batch; those of a set do not depend on its order."""
         rows, r = encoded["input_ids"], self.rows_per_input
-        key = lambda i: (max(map(len, rows[i * r:(i + 1) * r])), unique[i])
+
+        def key(i):
+            return max(map(len, rows[i * r:(i + 1) * r])), unique[i]
+
         order = sorted(range(len(unique)), key=key, reverse=True)  # running out of memory shows at once
         return [order[start:start + size] for start in range(0, len(order), size)]
 

@@ -14,7 +14,8 @@ import numpy as np
 from .. import metrics
 from ..decide import regimes
 from ..decide.abstention import AbstentionRule
-from ..decide.certificates import error_floor, lambda_diagnosis, misalignment_test
+from ..decide.certificates import error_floor, misalignment_test
+from ..decide.diagnosis import lambda_diagnosis
 from ..decide.miscalibration import orbit_calibration_error
 from ..decide.probability import METHODS, calibrate, reliability
 from ..decide.removable import geometric_mean, removable_risk

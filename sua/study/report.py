@@ -186,8 +186,12 @@ _TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "≥": r"$\geq$", "λ": r"$\l
 
 def latex(frame: pd.DataFrame, caption: str, label: str) -> str:
     """A booktabs table with escaped cells."""
-    tex = lambda cell: "".join(_TEX.get(character, character) for character in str(cell))
-    line = lambda cells: " & ".join(map(tex, cells)) + r" \\"
+    def tex(cell):
+        return "".join(_TEX.get(character, character) for character in str(cell))
+
+    def line(cells):
+        return " & ".join(map(tex, cells)) + r" \\"
+
     return "\n".join([
         r"\begin{table}", r"\centering\small", rf"\caption{{{tex(caption)}}}", rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{{'l' * len(frame.columns)}}}", r"\toprule", line(frame.columns), r"\midrule",

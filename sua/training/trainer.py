@@ -126,7 +126,9 @@ class VariantData(torch.utils.data.Dataset):
 
 
 def _needed(perturbation, objective):
-    """The perturbation if the objective draws from it. ValueError if it does and there is none."""
+    """The perturbation if the objective draws from it. ValueError if it does and there is none, or for no objective."""
+    expect(isinstance(objective, Objective), lambda: f"objective = {objective!r} is no Objective: give one of "
+           f"sua.OBJECTIVES, such as sua.OBJECTIVES['erm']; known: {', '.join(OBJECTIVES)}")
     if not objective.k or objective.variants != "perturbed":
         return None
     if perturbation is None:

@@ -12,8 +12,9 @@ import pytest
 from scipy.stats import binom, binomtest, ks_2samp, multinomial
 
 from sua import CallableModel, Predictions, predict, score
-from sua.decide import abstention
-from sua.decide.abstention import ABSTAIN, METHODS, AbstentionRule, SelectiveModel, loss, p_values
+from sua.decide import abstention, selective
+from sua.decide.abstention import METHODS, AbstentionRule, loss, p_values
+from sua.decide.selective import ABSTAIN, SelectiveModel
 from sua.decide.risk_control import compare_methods, error_allowance
 from sua.metrics import robust_accuracy
 from sua.perturb import OPTION_ORDER
@@ -558,7 +559,7 @@ def test_answers_are_those_of_predictions_scored_at_once():
     model = deployed("sua", {"lam": 0.5}, seed=7)
     inputs = texts(40)
     probs = model.model.predict_proba(inputs)
-    perturbed = np.array([model.model.predict_proba(v) for v in abstention.variants(inputs, Kernel(), 4, 7)])
+    perturbed = np.array([model.model.predict_proba(v) for v in selective.variants(inputs, Kernel(), 4, 7)])
     predictions = Predictions(probs=probs, perturbed=perturbed)
     accepted = model.rule.accept(score(predictions, "sua", lam=0.5))
     expected = [int(a) if yes else ABSTAIN for a, yes in zip(predictions.answers, accepted)]

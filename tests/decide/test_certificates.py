@@ -10,8 +10,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import sua
 from sua import Predictions, theory
-from sua.decide.certificates import (error_floor, lambda_diagnosis, mean_lower_bound, misalignment_test,
-                                     stability_certificate)
+from sua.decide.certificates import error_floor, mean_lower_bound, misalignment_test, stability_certificate
+from sua.decide.diagnosis import lambda_diagnosis
 from sua.decide.miscalibration import CELL_KINDS, best_weights, certain_gap, orbit_calibration_error, statements
 from sua.decide.removable import geometric_mean, removable, removable_risk
 from sua.metrics import SingleClassError, ece

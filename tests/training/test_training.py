@@ -255,6 +255,11 @@ def test_batches_of_like_length_in_a_random_order(n, size):
     assert stream() == drawn and (n < 40 or stream(seed=1) != drawn)
 
 
+def test_an_objective_by_its_name_alone_names_the_table(task):
+    with pytest.raises(ValueError, match=r"objective = 'erm' is no Objective: give .*sua.OBJECTIVES\['erm'\]; known: erm"):
+        train("tiny", task, "erm")
+
+
 def test_grouping_by_length_is_an_argument(task):
     train_on = partial(train, "tiny", task, OBJECTIVES["erm"], epochs=1, batch_size=8)
     by_length = {"train_sampling_strategy": "group_by_length"}
