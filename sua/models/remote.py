@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import files
 from ..extras import need
-from ..inputs import LETTERS, Input, distinct, expect, lettered
+from ..inputs import LETTERS, OPTIONS, Input, distinct, expect, lettered
 from .common import progress
 
 TEMPLATE = "{question}\n\n{options}\n\nAnswer with the letter of the right option and nothing else."
@@ -64,7 +64,8 @@ class RemoteLM:
     answers : the C options of every input, in label order.
     api_key : default $OPENAI_API_KEY. Kept in memory alone: neither cache nor errors show it, even where a server
         repeats it, unless it has fewer than 8 characters.
-    template : the prompt, with {question} and {options}, which become lines "A. ...".
+    template : the prompt, with {question} and {options}, which become lines "A. ...". With "{question}" alone an input
+        is the whole prompt and says {options} itself, as sua.perturb.formulations("choice_letter") makes it.
     logprobs : False samples even where the server lists log-probabilities, as a model that thinks first needs.
     samples : M, answers drawn per input where log-probabilities are not read. The server must draw: `transformers
         serve`, for one, does so if the model's generation_config says do_sample.
@@ -93,7 +94,7 @@ class RemoteLM:
                  concurrency: int = 16, timeout: float = 60, retries: int = 5, cache: Path | str | None = None,
                  parameters: Mapping | None = None, name: str | None = None):
         openai = need("openai")
-        expect("{question}" in template and "{options}" in template,
+        expect("{question}" in template and (OPTIONS in template or template == "{question}"),
                f"template = {template!r} lacks {{question}} or {{options}}: the prompt needs both")
         for argument, value in (("samples", samples), ("concurrency", concurrency)):
             expect(value >= 1, f"{argument} = {value}: give at least 1")
@@ -297,8 +298,15 @@ def checked_answer(text: str, top: Sequence) -> dict:
 
 
 def letter_prompt(question: str, options: Sequence[str], template: str = TEMPLATE) -> str:
-    """`template` with its {question} and {options}, these as lines "A. ..."; other braces stay as they are."""
-    given = {"{question}": question, "{options}": lettered(options)}
+    """`template` with its {question} and {options}, these as lines "A. ..."; other braces stay as they are.
+
+    ValueError where template is "{question}" alone and the question does not say {options}.
+    """
+    if template == "{question}":
+        expect(OPTIONS in question, lambda: f"the prompt {question!r} has no {{options}}, so that no letter would mean "
+               "anything: say where the list goes, or keep the default template")
+        return question.replace(OPTIONS, lettered(options))
+    given = {"{question}": question, OPTIONS: lettered(options)}
     return re.sub("{question}|{options}", lambda found: given[found[0]], template)
 
 
