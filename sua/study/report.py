@@ -317,12 +317,28 @@ def plot_risk_coverage(axes, runs: Iterable[tuple[np.ndarray, Mapping[str, np.nd
 # --- pages that show committed results, never typed ones ---
 
 PAGES = ("README.md", "figures/README.md")
-_BLOCK = re.compile(r"(<!-- begin (figures/\S+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- begin (figures/\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render_page(text: str) -> str:
-    """A page with every block `<!-- begin figures/... -->` filled from that file."""
-    return _BLOCK.sub(lambda block: block[1] + (paths.root() / block[2]).read_text(encoding="utf-8") + block[3], text)
+    """A page with every block `<!-- begin figures/... -->` filled: from that file, or of MANIFEST.json with costs."""
+    def filled(block):
+        file = paths.root() / block[2]
+        text = file.read_text(encoding="utf-8")
+        return block[1] + (costs(json.loads(text)) if file.name == "MANIFEST.json" else text) + block[3]
+
+    return _BLOCK.sub(filled, text)
+
+
+def costs(manifest: Mapping) -> str:
+    """What a profile's run took, in a line: time of all stages one after the other, memory, machine."""
+    stages = manifest["stages"].values()
+    one = next(iter(stages))
+    minutes = math.ceil(sum(stage["seconds"] for stage in stages) / 60)
+    memory = max(stage["peak_memory_mib"] for stage in stages) / 1024
+    on = one["machine"]["processor"] if one["machine"]["device"] == "cpu" else one["machine"]["device"]
+    return (f"The committed results of profile `{manifest['profile']}` took {minutes} minutes, stage by stage, and at most "
+            f"{memory:.1f} GiB of memory on: {on}.\n")
 
 
 def main() -> int:

@@ -98,6 +98,18 @@ def test_readme_blocks_are_filled_from_files(tmp_path, monkeypatch):
     assert report.render_page(filled) == filled
 
 
+def test_readme_says_what_a_run_took(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures" / "p").mkdir(parents=True)
+    machine = {"processor": "Some CPU", "device": "cpu"}
+    stages = {"01_a": {"seconds": 61.0, "peak_memory_mib": 512, "machine": machine},
+              "02_b": {"seconds": 60.0, "peak_memory_mib": 2048, "machine": machine}}
+    (tmp_path / "figures/p/MANIFEST.json").write_text(json.dumps({"profile": "p", "stages": stages}))
+    filled = report.render_page("<!-- begin figures/p/MANIFEST.json -->\n<!-- end -->\n").splitlines()[1]
+    assert filled == ("The committed results of profile `p` took 3 minutes, stage by stage, and at most 2.0 GiB of memory "
+                      "on: Some CPU.")
+
+
 def test_a_reliability_diagram_shows_the_share_of_right_answers_in_bins_of_equal_mass():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1, 4000)
