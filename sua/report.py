@@ -103,8 +103,8 @@ def _head(predictions, name):
     k = "no variants" if predictions.perturbed is None else f"{predictions.perturbed.shape[1]} variants of each"
     labels = "no labels" if predictions.labels is None else "labels"
     return (f"<h1>{escape(_title(predictions))}</h1>\n<p>{n:,} items, up to {classes} classes, {k}, {labels}. Items "
-            f"are ranked by <code>{escape(name)}</code>: higher means more likely wrong. Entropies and divergences are in "
-            "nats.</p>")
+            f"are ranked by <code>{escape(name)}</code>: higher means more likely wrong. Entropies and divergences "
+            "are in nats.</p>")
 
 
 def _said(title, name, certificate):

@@ -337,7 +337,7 @@ def costs(manifest: Mapping) -> str:
     minutes = math.ceil(sum(stage["seconds"] for stage in stages) / 60)
     memory = max(stage["peak_memory_mib"] for stage in stages) / 1024
     on = one["machine"]["processor"] if one["machine"]["device"] == "cpu" else one["machine"]["device"]
-    return (f"The committed results of profile `{manifest['profile']}` took {minutes} minutes, stage by stage, and at most "
+    return (f"The committed results of profile `{manifest['profile']}` took {minutes} minutes, one stage at a time, and "
             f"{memory:.1f} GiB of memory on: {on}.\n")
 
 

@@ -210,8 +210,8 @@ class StageRun:
         files.put(self.staging, self.folder)
 
     def publish(self) -> None:
-        """Make figures/<profile> anew, all files or none: the declared outputs, the executed notebooks of this stage and
-        of those that it needs, one MANIFEST.json of all stages."""
+        """Make figures/<profile> anew, all files or none: the declared outputs, the executed notebooks of this stage
+        and of those that it needs, one MANIFEST.json of all stages."""
         target = paths.figures(self.profile)
         new = target.with_name(f".{target.name}.new")
         shutil.rmtree(new, ignore_errors=True)

@@ -106,7 +106,7 @@ def test_readme_says_what_a_run_took(tmp_path, monkeypatch):
               "02_b": {"seconds": 60.0, "peak_memory_mib": 2048, "machine": machine}}
     (tmp_path / "figures/p/MANIFEST.json").write_text(json.dumps({"profile": "p", "stages": stages}))
     filled = report.render_page("<!-- begin figures/p/MANIFEST.json -->\n<!-- end -->\n").splitlines()[1]
-    assert filled == ("The committed results of profile `p` took 3 minutes, stage by stage, and at most 2.0 GiB of memory "
+    assert filled == ("The committed results of profile `p` took 3 minutes, one stage at a time, and 2.0 GiB of memory "
                       "on: Some CPU.")
 
 
