@@ -1,6 +1,7 @@
 """Sensitivity-Uncertainty Alignment: scores, training, abstention and theory. README.md has a first example.
 
-Names load on first use where they need more than the core's packages, so that scoring saved predictions needs these alone.
+Names load on first use where they need more than the core's packages, so that scoring saved predictions needs these
+alone.
 """
 
 import warnings

@@ -23,6 +23,7 @@ FIRST = 20  # items to look at first
 MOST_POINTS = 2000  # of a scatter plot; more make a large file and no other picture
 LEAST = 1e-4  # nats; smaller S and H are drawn there, as a logarithm has no place for 0
 COMPARED = ("msp", "entropy", "orbit_msp", "orbit_entropy", "disagreement", "sensitivity", "sua", "sua_repaired")
+LEAST_ITEMS = 3  # a third of them chooses the cells of the misalignment test, the others are tested
 WIDTH = 60  # characters of a text in the table
 
 PAGE = """<!DOCTYPE html>
@@ -34,11 +35,13 @@ PAGE = """<!DOCTYPE html>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #1a1a1a;
   background: #fff; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid #ccc; padding-top: 1rem; }}
+h1 {{ font-size: 1.5rem; }}
+h2 {{ font-size: 1.2rem; margin-top: 2.2rem; border-top: 1px solid #ccc; padding-top: 1rem; }}
+h3 {{ font-size: 1rem; margin-bottom: .3rem; }} h3 code {{ font-weight: normal; color: #555; }}
 .wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; }}
 th, td {{ padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }}
 th:first-child, td:first-child, td.text {{ text-align: left; }} td.text {{ white-space: normal; min-width: 14rem; }}
-.plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }} figure {{ margin: 0; flex: 1 1 18rem; max-width: 28rem; }}
+.plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }} figure {{ margin: 0; flex: 1 1 22rem; max-width: 29rem; }}
 figure svg {{ width: 100%; height: auto; }} figcaption, .note {{ font-size: .85rem; color: #555; }}
 .said {{ background: #f4f4f4; padding: .6rem .9rem; margin: .6rem 0; white-space: pre-line; }}
 </style>
@@ -99,13 +102,13 @@ def _head(predictions, name):
     n, classes = predictions.probs.shape
     k = "no variants" if predictions.perturbed is None else f"{predictions.perturbed.shape[1]} variants of each"
     labels = "no labels" if predictions.labels is None else "labels"
-    return (f"<h1>{escape(_title(predictions))}</h1>\n<p>{n:,} items, up to {classes} classes, {k}, {labels}. Items are "
-            f"ranked by <code>{escape(name)}</code>: higher means more likely wrong. Entropies and divergences are in "
-            "nats.</p>")
+    return (f"<h1>{escape(_title(predictions))}</h1>\n<p>{n:,} items, up to {classes} classes, {k}, {labels}. Items "
+            f"are ranked by <code>{escape(name)}</code>: higher means more likely wrong. Entropies and divergences "
+            "are in nats.</p>")
 
 
-def _said(name, certificate):
-    return f'<p><strong><code>{name}</code></strong></p>\n<div class="said">{escape(str(certificate))}</div>'
+def _said(title, name, certificate):
+    return f'<h3>{title} <code>{name}</code></h3>\n<div class="said">{escape(str(certificate))}</div>'
 
 
 def _without_labels(predictions):
@@ -114,10 +117,12 @@ def _without_labels(predictions):
         return head + ("<p>Nothing can be certified from one answer per item. With variants that keep the meaning "
                        "(<code>sua.predict(model, texts, perturbation)</code>) errors, calibration and removable risk "
                        "have bounds.</p>")
-    certificates = {"error_floor": error_floor(predictions),
-                    "misalignment_test": misalignment_test(predictions, kind="top_label"),
-                    "removable_risk": removable_risk(predictions)}
-    return head + "\n".join(_said(name, certificate) for name, certificate in certificates.items())
+    said = [_said("How many answers are wrong at least", "sua.error_floor", error_floor(predictions)),
+            _said("What averaging over the variants gains", "sua.removable_risk", removable_risk(predictions))]
+    if len(predictions) >= LEAST_ITEMS:
+        test = misalignment_test(predictions, kind="top_label")
+        said.insert(1, _said("How far confidence is off at least", "sua.misalignment_test", test))
+    return head + "\n".join(said)
 
 
 def _with_labels(predictions, values, name, risk, delta):
@@ -127,9 +132,10 @@ def _with_labels(predictions, values, name, risk, delta):
     rows.append(("expected calibration error, 15 bins", f"{metrics.ece(predictions):.3f}"))
     wrong, text = predictions.is_error, ["<h2>What can be said with labels</h2>", _table(["", "value"], rows)]
     if 0 < wrong.sum() < len(wrong):
-        ranked = sorted(values, key=lambda other: -metrics.auroc(wrong, values[other]))
+        auroc = {other: metrics.auroc(wrong, column) for other, column in values.items()}
+        ranked = sorted(auroc, key=lambda other: -auroc[other])
         text += ["<p>How well each score puts wrong answers above right ones: 1 is perfect, 0.5 is guessing.</p>",
-                 _table(["score", "AUROC"], [(other, f"{metrics.auroc(wrong, values[other]):.3f}") for other in ranked])]
+                 _table(["score", "AUROC"], [(other, f"{auroc[other]:.3f}") for other in ranked])]
     else:
         text.append(f"<p>{'No' if not wrong.any() else 'Every'} answer is wrong, so that there is nothing to rank.</p>")
     return "\n".join([*text, _rule(predictions, values[name], name, risk, delta)])
@@ -145,9 +151,9 @@ def _rule(predictions, values, name, risk, delta):
     answered = rule.accept(values[tried])
     found = (f"Of the {len(tried)} others it answers {answered.mean():.1%}, and {wrong[tried][answered].mean():.1%} of "
              "these are wrong." if answered.any() else f"Of the {len(tried)} others it answers none.")
-    return (f"<p>An abstention rule on <code>{escape(name)}</code>, from {len(fitted)} of these items, drawn at random: "
-            f"at most {risk:.0%} of its answers shall be wrong, with confidence {1 - delta:.0%}. {found}</p>\n"
-            + _said("AbstentionRule", rule))
+    return (f"<p>An abstention rule on <code>{escape(name)}</code>, from {len(fitted)} of these items, drawn at "
+            f"random: at most {risk:.0%} of its answers shall be wrong, with confidence {1 - delta:.0%}. {found}</p>\n"
+            + _said("The rule", "sua.AbstentionRule", rule))
 
 
 def _table(head, rows, texts=()):

@@ -47,7 +47,8 @@ import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top not in {{"sua", "packaging", "dateutil", *sys.stdlib_module_names, *{CORE!r}}} and not top.startswith("_"):
+        known = {{"sua", "packaging", "dateutil", *sys.stdlib_module_names, *{CORE!r}}}
+        if top not in known and not top.startswith("_"):
             raise ModuleNotFoundError(f"No module named {{top!r}}", name=top)
 
 sys.meta_path.insert(0, Refuse())
@@ -61,8 +62,8 @@ def wheel(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "sua", source / "sua", ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", source, source],
-                   check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", source,
+                    source], check=True, capture_output=True)
     (built,) = source.glob("*.whl")
     return built
 

@@ -62,7 +62,8 @@ def test_logs_of_the_harness_become_a_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["score", "none.parquet"], "none.parquet"), (["score", "p.parquet", "--score", "entropi"], "did you mean 'entropy'"),
+    (["score", "none.parquet"], "none.parquet"),
+    (["score", "p.parquet", "--score", "entropi"], "did you mean 'entropy'"),
     (["score", "p.parquet", "--score", "sua_repaired"], "give --calibration"),
     (["score", "p.parquet", "--out", "t.xls"], "ends in .csv"), (["score", "c.txt"], "no file of Predictions.save"),
     (["lm-eval", "nowhere", "--out", "q.parquet"], "nowhere is not there")])

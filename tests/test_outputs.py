@@ -91,9 +91,9 @@ def test_other_forms_of_the_same_log_say_the_same(form, tmp_path):
 
 
 def test_options_that_stand_in_the_context(tmp_path):
+    asked = {"a": {"arg_0": "Ann", "arg_1": " won"}, "b": {"arg_0": "Bo", "arg_1": " won"}}
     ask = lambda i, target: {"doc_id": i, "doc": {"id": i}, "target": str(target), "acc": float(target == 1),
-                             "arguments": {"a": {"arg_0": "Ann", "arg_1": " won"}, "b": {"arg_0": "Bo", "arg_1": " won"}},
-                             "resps": [[["-2", "False"]], [["-1", "False"]]]}
+                             "arguments": asked, "resps": [[["-2", "False"]], [["-1", "False"]]]}
     p = sua.from_lm_eval([written(tmp_path / "run", [ask(0, 1), ask(1, 0)])])
     assert p.is_error.tolist() == [False, True] and p.probs[0, 1] == pytest.approx(1 / (1 + math.exp(-1)))
 

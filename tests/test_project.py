@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from kills import copy_of_the_project, make, whole_and_killed
 from loopback import Net
 from pins import unmet
+import sua
 from sua import Predictions
 from sua.models.tiny import tiny_encoder, tiny_llama
 from sua.study import experiment, report, run
@@ -120,22 +121,64 @@ def test_pages_show_the_committed_tables():
         assert "<!-- begin figures/" in text
 
 
-def test_the_readme_examples_run(capsys, monkeypatch):
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    words = ["Which is largest? larger? the Sun the Moon the Earth What floats on water? iron cork granite gold A. B. C. D. A B C D (A) (B)"]
+def examples_of(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def shown_by(example, capsys):
+    """The names that an example defines; it prints something."""
+    exec(example, space := {})  # noqa: S102 - the reader would run it too
+    assert capsys.readouterr().out.strip()
+    return space
+
+
+def test_the_readme_examples_run(capsys, monkeypatch, tmp_path):
+    own_model, harness = examples_of("README.md")
+    space = shown_by(own_model, capsys)
+    assert len(space["risk"]) == len(space["texts"])
+    monkeypatch.chdir(tmp_path)  # where the example's folders stand
+    (tmp_path / "runs").mkdir()
+    for name, log in (("prompt_1", "plain"), ("prompt_2", "instruct"), ("options_reversed", "letters")):
+        (tmp_path / "runs" / name).symlink_to(ROOT / "tests/fixtures/lm_eval" / log)
+    assert len(shown_by(harness, capsys)["predictions"]) == 24 and (tmp_path / "report.html").exists()
+
+
+def test_the_how_to_examples_run(capsys, monkeypatch):
+    words = ["Which is largest? larger? the Sun the Moon the Earth What floats on water? iron cork granite gold A. B. C. D. "
+             "A B C D (A) (B)"]
     local = tiny_llama(words, template="{question} {options} :", score="letter")
     monkeypatch.setattr("sua.models.load.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
     monkeypatch.setattr("sua.models.remote.RemoteLM", lambda url, name, cache: local)
-    own_model, of_hub, remote, written, clarified = spaces = ({}, {}, {}, {}, {})
-    for example, space in zip(examples, spaces, strict=True):
-        exec(example, space)  # noqa: S102 - the reader would run it too
-        assert capsys.readouterr().out.strip()
-    assert len(own_model["risk"]) == len(own_model["texts"])
+    of_hub, remote, written, clarified, abstaining, piped = (shown_by(example, capsys) for example in
+                                                             examples_of("notebooks/site/how_to.md"))
     assert of_hub["predictions"].n_classes.tolist() == remote["predictions"].n_classes.tolist() == [3, 4]
     assert not np.allclose(of_hub["predictions"].perturbed, of_hub["predictions"].probs[:, None])
     assert written["answers"].samples.shape == (2, 5, 8)
-    collapsed, fine = space["sua"].score(clarified["predictions"], "clarification_sua")
+    collapsed, fine = clarified["sua"].score(clarified["predictions"], "clarification_sua")
     assert collapsed > 0.5 > 0 > fine
+    assert abstaining["rule"].threshold is not None and abstaining["rule"].coverage > 0.4
+    sure, unsure = abstaining["service"].answer(["a clever turn", "a quiet evening"])
+    assert sure.answer == 1 and unsure.answer == sua.ABSTAIN
+    assert piped["predictions"].is_error.tolist() == [False, True]
+
+
+def test_the_readme_is_short_and_its_links_hold():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 1800
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    published = {f"figures/cpu/{stage.stem}.{kind}" for stage in NOTEBOOKS for kind in ("ipynb", "png")}
+    assert {f"figures/cpu/{stage.stem}.ipynb" for stage in NOTEBOOKS} <= set(links)
+    assert [link for link in links if not (ROOT / link).exists() and link not in published] == []
+
+
+def test_published_notebooks_are_small_and_tell_nothing_of_the_machine():
+    for folder in (ROOT / "figures").iterdir():
+        notebooks = sorted(folder.glob("*.ipynb")) if folder.is_dir() else []
+        assert sum(file.stat().st_size for file in notebooks) < 8_000_000, folder
+        for file in notebooks:
+            content = nbformat.read(file, as_version=4)
+            assert any(cell.get("outputs") for cell in content.cells), file
+            assert not re.search(r"papermill|\bat 0x|/home/|/tmp/", nbformat.writes(content)), file
 
 
 def test_reproduce_smoke_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):

@@ -9,7 +9,8 @@ inference : models that nothing here has trained: every metric within 1e-4.
 trained : pretrained models trained here in float32 or bf16. Training amplifies rounding much like a new seed does, so
     each mean over seeds may move as far as two trainings lie apart anywhere in the committed results of that metric.
 
-Figures are compared by their data (<name>.json beside each).
+Figures are compared by their data (<name>.json beside each), executed notebooks by the files that they write: what is
+printed in them has no rule of its own.
 """
 
 from __future__ import annotations

@@ -331,11 +331,14 @@ _BLOCK = re.compile(r"(<!-- begin (?:(times) )?(\S+) -->\n).*?(<!-- end -->)", r
 
 
 def render_page(text: str) -> str:
-    """A page with every block `<!-- begin figures/... -->` filled from that file of the project, and every block
-    `<!-- begin times cpu -->` with the times of that profile's committed run."""
+    """A page with every block `<!-- begin figures/... -->` filled: from that file of the project, or of MANIFEST.json
+    with `costs`; and every block `<!-- begin times cpu -->` with the `times` of that profile's committed run."""
     def filled(block):
-        content = times(block[3]) if block[2] else (paths.root() / block[3]).read_text(encoding="utf-8")
-        return block[1] + content + block[4]
+        if block[2]:
+            return block[1] + times(block[3]) + block[4]
+        file = paths.root() / block[3]
+        text = file.read_text(encoding="utf-8")
+        return block[1] + (costs(json.loads(text)) if file.name == "MANIFEST.json" else text) + block[4]
 
     return _BLOCK.sub(filled, text)
 
@@ -363,6 +366,18 @@ def _duration(seconds):
     if seconds is None:
         return "not measured"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def costs(manifest: Mapping) -> str:
+    """What a profile's run took, in a line: time of all stages one after the other, memory, machine."""
+    stages = manifest["stages"].values()
+    one = next(iter(stages))
+    whole = all(stage.get("uncached") for stage in stages)  # some may have found models of an earlier run
+    minutes = f"{math.ceil(sum(stage['seconds'] for stage in stages) / 60)} minutes, one stage at a time, and " * whole
+    memory = max(stage["peak_memory_mib"] for stage in stages) / 1024
+    on = one["machine"]["processor"] if one["machine"]["device"] == "cpu" else one["machine"]["device"]
+    return (f"The committed results of profile `{manifest['profile']}` took {minutes}"
+            f"{memory:.1f} GiB of memory on: {on}.\n")
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ import nbformat
 import yaml
 
 from .. import files, paths
+from . import executed
 
 RECORDED = ("sua", "numpy", "scipy", "torch", "transformers", "datasets", "papermill", "matplotlib")
 EXECUTED, MANIFEST = "notebook.ipynb", "manifest.json"
@@ -225,7 +226,8 @@ class StageRun:
         files.put(self.staging, self.folder)
 
     def publish(self) -> None:
-        """Make figures/<profile> anew, all files or none: the declared outputs, one MANIFEST.json of all stages."""
+        """Make figures/<profile> anew, all files or none: the declared outputs, the executed notebooks of this stage
+        and of those that it needs, one MANIFEST.json of all stages."""
         target = paths.figures(self.profile)
         new = target.with_name(f".{target.name}.new")
         shutil.rmtree(new, ignore_errors=True)
@@ -244,7 +246,10 @@ class StageRun:
         """{name: content} of all that is published."""
         stages = {stage: read_manifest(paths.build(self.profile) / stage) for stage in [*self.needs, self.name]}
         text = json.dumps({"profile": self.profile, "stages": stages}, indent=1, sort_keys=True) + "\n"
-        return {"MANIFEST.json": text.encode(), **{name: (self.folder / name).read_bytes() for name in self.outputs}}
+        results = {"MANIFEST.json": text.encode(), **{name: (self.folder / name).read_bytes() for name in self.outputs}}
+        for stage in stages:
+            results |= executed.published(paths.build(self.profile) / stage, stage)
+        return results
 
 
 def read_manifest(folder: Path) -> dict | None:

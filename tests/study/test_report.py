@@ -128,6 +128,18 @@ def test_times_are_those_of_runs_that_found_nothing_kept(tmp_path, monkeypatch):
     assert "not yet measured" in report.times("unknown")
 
 
+def test_readme_says_what_a_run_took(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures" / "p").mkdir(parents=True)
+    machine = {"processor": "Some CPU", "device": "cpu"}
+    stages = {"01_a": {"seconds": 61.0, "uncached": True, "peak_memory_mib": 512, "machine": machine},
+              "02_b": {"seconds": 60.0, "uncached": True, "peak_memory_mib": 2048, "machine": machine}}
+    (tmp_path / "figures/p/MANIFEST.json").write_text(json.dumps({"profile": "p", "stages": stages}))
+    filled = report.render_page("<!-- begin figures/p/MANIFEST.json -->\n<!-- end -->\n").splitlines()[1]
+    assert filled == ("The committed results of profile `p` took 3 minutes, one stage at a time, and 2.0 GiB of memory "
+                      "on: Some CPU.")
+
+
 def test_a_reliability_diagram_shows_the_share_of_right_answers_in_bins_of_equal_mass():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1, 4000)

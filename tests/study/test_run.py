@@ -266,3 +266,73 @@ def test_killed_at_any_moment_it_ends_in_the_same_results(tmp_path):
     assert (tmp_path / "figures/p/out.txt").read_text() == "7"
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert "up to date" in again.stdout
+
+
+SHOWING = """
+import sys, time
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+for i in range(3):
+    print('step', i, flush=True)
+    time.sleep(0.01)
+print('bar 1\\rbar 2', file=sys.stderr)
+print(f'in {folder.resolve().parents[2]}', object())
+figure, axes = plt.subplots()
+axes.plot([0, 1], [1, 0])
+figure.savefig(folder / 'training_curves.png')
+(folder / 'captions.json').write_text('{"training_curves": "A line that falls."}')
+plt.show()
+display(Markdown('**found**'), pd.DataFrame({'a': [1]}))
+display({'application/vnd.jupyter.widget-view+json': {'model_id': 'a'}, 'text/plain': 'FloatSlider()'}, raw=True)
+"""
+
+
+def test_the_executed_notebook_is_published_with_what_it_shows(execute, tmp_path):
+    name = "03_sua_tr_training"
+    assert execute({name: [*GOOD, SHOWING]}, {name: {"size": 7}})[0] == 0
+    first = {file.name: file.read_bytes() for file in (tmp_path / "figures/p").glob("03*")}
+    assert first.keys() == {f"{name}.ipynb", f"{name}.png"}
+    text = first[f"{name}.ipynb"].decode()
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    sources = "".join(cell.source for cell in notebook.cells)
+    assert "size = 7" in sources and "size = 1" not in sources and "A line that falls." in notebook.cells[1].source
+    stream, picture, found, table, slider = notebook.cells[-1].outputs
+    assert stream.text == "step 0\nstep 1\nstep 2\nin . <object object>\n"
+    assert set(picture.data) == {"image/png"} and len(picture.data["image/png"]) < 20_000
+    assert found.data["text/markdown"] == "**found**" and "<td>1</td>" in table.data["text/html"]
+    assert slider.data == {"text/plain": "FloatSlider()"}
+    for forbidden in (str(tmp_path), "papermill", "start_time", "bar 1", "at 0x"):
+        assert forbidden not in text, forbidden
+    (tmp_path / "build/p" / name / "out.txt").write_text("edited")  # so that it runs again
+    assert execute(notebook=name)[0] == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "figures/p").glob("03*")} == first
+    assert "up to date" in execute(notebook=name)[1]
+
+
+def test_every_stage_that_is_needed_is_published_too(execute, tmp_path):
+    execute({"01_a": GOOD, "02_b": GOOD}, {**SIZE_7, "02_b": {"size": 8}}, needs={"02_b": ["01_a"]}, notebook="01_a")
+    execute(notebook="02_b")
+    assert {file.name for file in (tmp_path / "figures/p").glob("*")} == {
+        "MANIFEST.json", "out.txt", "01_a.ipynb", "02_b.ipynb"}
+    (tmp_path / "figures/p/01_a.ipynb").write_text("{}")
+    assert "results are in figures/p/" in execute(notebook="02_b")[1]
+    assert "size = 7" in (tmp_path / "figures/p/01_a.ipynb").read_text()
+
+
+def test_a_small_picture_shows_the_same():
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from sua.study.executed import small
+
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[5:15, 5:15] = 200, 30, 30, 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", pnginfo=None)
+    shown = np.array(Image.open(io.BytesIO(small(file.getvalue()))).convert("RGB"))
+    assert (shown[0, 0] == 255).all() and (shown[10, 10] == (200, 30, 30)).all()  # what was transparent is white
+    assert small(small(file.getvalue())) == small(file.getvalue())
