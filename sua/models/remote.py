@@ -147,7 +147,8 @@ class RemoteLM:
         return [texts[i] for i in where]
 
     def verbalised(self, inputs: Sequence[Input | dict], answers: Sequence[int | str]) -> np.ndarray:
-        """(N,) confidence in [0, 1] that the model states in words for an answer to each input; NaN where it refuses to.
+        """(N,) confidence in [0, 1] that the model states in words for an answer to each input; NaN where it refuses
+        to.
 
         answers : N options by their number, such as `Predictions.answers`, or N texts. The model sees the question, its
         options and the answer, and replies once, at temperature 0. Replies are read by `read_confidence`; a warning

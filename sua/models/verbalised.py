@@ -9,8 +9,8 @@ from typing import Sequence
 
 from ..inputs import LETTERS, expect, lettered
 
-CONFIDENCE = ("{question}\n\nProposed answer: {answer}\n\nHow likely is it that the proposed answer is right? Reply with a "
-              "percentage between 0% and 100%, and nothing else.")
+CONFIDENCE = ("{question}\n\nProposed answer: {answer}\n\nHow likely is it that the proposed answer is right? Reply "
+              "with a percentage between 0% and 100%, and nothing else.")
 _NUMBER = re.compile(r"(?:(?:confidence|probability|percentage)\s*[:=]\s*)?(\d+(?:\.\d+)?|\.\d+)\s*(%|percent)?\s*\.?",
                      re.IGNORECASE)
 
@@ -18,8 +18,9 @@ _NUMBER = re.compile(r"(?:(?:confidence|probability|percentage)\s*[:=]\s*)?(\d+(
 def read_confidence(text: str) -> float | None:
     """The probability that a reply states, in [0, 1], or None for a refusal.
 
-    "85%", "85 percent", "85", "Confidence: 85%" are .85, and so is "0.85": without a percent sign a number with a decimal
-    point of at most 1 is a probability. A reply of more words or numbers, or outside of the range, is a refusal.
+    "85%", "85 percent", "85", "Confidence: 85%" are .85, and so is "0.85": without a percent sign a number with a
+    decimal point of at most 1 is a probability. A reply of more words or numbers, or outside of the range, is a
+    refusal.
     """
     found = _NUMBER.fullmatch(text.strip().strip("*"))
     if not found:
@@ -30,14 +31,15 @@ def read_confidence(text: str) -> float | None:
 
 
 def confidence_prompt(texts: Sequence[str], options: Sequence[str], answer: int | str) -> str:
-    """What is asked about an answer to the question `texts` with its options, if any: an option by its number, or a text.
+    """What is asked about an answer to the question `texts` with its options, if any: an option by its number, or a
+    text.
 
     ValueError for an option that does not exist.
     """
     question = "\n".join(texts) + (f"\n\n{lettered(options)}" if options else "")
     if not isinstance(answer, str):
-        expect(0 <= answer < len(options), lambda: f"the answer {answer!r} to {question!r} is none of its {len(options)} "
-               "options: give a number from 0 on, or a text")
+        expect(0 <= answer < len(options), lambda: f"the answer {answer!r} to {question!r} is none of its "
+               f"{len(options)} options: give a number from 0 on, or a text")
         answer = f"{LETTERS[answer]}. {options[answer]}"
     given = {"{question}": question, "{answer}": answer}
     return re.sub("{question}|{answer}", lambda found: given[found[0]], CONFIDENCE)
