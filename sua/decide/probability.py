@@ -86,7 +86,8 @@ class ErrorProbability:
         try:
             content = json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not the JSON text of an ErrorProbability ({error}): give what to_json returned") from None
+            raise ValueError(f"not the JSON text of an ErrorProbability ({error}): give what to_json "
+                             "returned") from None
         expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
                "not the JSON text of an ErrorProbability (no schema): give what to_json returned")
         schema = content.pop("schema")
@@ -248,7 +249,7 @@ def reliability(is_error, chance, bins: int = 15) -> Reliability:
            f"chance {chance.shape}: give 1 for a wrong answer, else 0, one per item")
     edges = np.round(np.arange(1, bins) / bins, 9)
     index = np.searchsorted(edges, chance.round(9), side="left")
-    size, said, happened = (np.bincount(index, weights=w, minlength=bins) for w in (np.ones(len(chance)), chance, wrong))
+    size, said, happened = (np.bincount(index, weights, bins) for weights in (np.ones(len(chance)), chance, wrong))
     held, rate = size > 0, wrong.mean()
     return Reliability(float(np.abs(happened - said).sum() / len(chance)), float(((chance - wrong) ** 2).mean()),
                        float(rate * (1 - rate)), np.stack([size, said / np.maximum(size, 1),

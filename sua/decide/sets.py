@@ -27,8 +27,8 @@ def answer_sets(predictions: Predictions, calibration: Predictions, coverage: fl
     nothing about single inputs. Without ties it is at most coverage + 1 / (n + 1) for n calibration items.
 
     method : "lac", all answers of probability >= a threshold: the smallest sets on average (Sadinle, Lei & Wasserman,
-        JASA 2019); may be empty. "aps", the most probable answers up to a total, the last one by a draw (Romano, Sesia &
-        Candes, NeurIPS 2020): larger sets, whose coverage varies less between easy and hard inputs; may be empty too.
+        JASA 2019); may be empty. "aps", the most probable answers up to a total, the last one by a draw (Romano, Sesia
+        & Candes, NeurIPS 2020): larger sets, whose coverage varies less between easy and hard inputs; may be empty too.
     on : the distribution that is read, "p" or the "orbit"'s mean over x and its K variants.
     seed : of the draws of "aps".
 

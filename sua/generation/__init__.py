@@ -6,8 +6,9 @@ preserving variants; one such `Generations` serves all scores. `meaning_clusters
 """
 
 from .answers import Clusters, Generations
-from .meaning import Entailment, SameText, Triple, cluster, meaning_clusters, normalise, rouge, rouge_l, similarities
+from .meaning import (Entailment, SameText, Triple, cluster, meaning_clusters, normalise, relevance, rouge, rouge_l,
+                      similarities)
 from .model import P_TRUE, GenerativeLM
-from .scores import (GENERATION_SCORES, cocoa, deg, discrete_semantic_entropy, eigv, generation_score,
-                     kernel_language_entropy, lexical_similarity, mean_token_entropy, p_true, perplexity,
-                     semantic_entropy, sequence_nll)
+from .scores import (GENERATION_SCORES, cocoa, deg, discrete_semantic_entropy, eigenscore, eigv, generation_score,
+                     kernel_language_entropy, lexical_similarity, mean_token_entropy, p_true, perplexity, rauq, sar,
+                     semantic_entropy, sentence_sar, sequence_nll, token_sar, verbalised)

@@ -26,6 +26,13 @@ class Generations:
     samples : (N, K + 1, M) strings, answers sampled at x and, from index 1 on, at its variants, or None.
     loglikelihoods : (N, K + 1, M) ln p of the samples under the distribution they were drawn from. With `samples`.
     p_true : (N,) probability that the model calls its greedy answer true, or None.
+    verbalised : (N,) confidence in the greedy answer that the model states in words, in [0, 1], NaN where it states
+        none; or None.
+    pieces, piece_logprobs : (N, M + 1, T) text of each token of the greedy answer and of the samples at x, and its ln p
+        under the distribution it was drawn from; "" and NaN after the last token. With each other.
+    attention : (N, L, T) weight that each token of the greedy answer gives to the one before it, in each layer by the
+        head that looks back most; NaN for the first token and after the last.
+    hidden : (N, M, D) state of the middle layer at the last token of each sample at x.
     ids : N strings; default "0", "1", ...
     meta : JSON-serialisable facts (model, template, temperature, perturbation, seed, ...).
 
@@ -40,6 +47,11 @@ class Generations:
     samples: np.ndarray | None = None
     loglikelihoods: np.ndarray | None = None
     p_true: np.ndarray | None = None
+    verbalised: np.ndarray | None = None
+    pieces: np.ndarray | None = None
+    piece_logprobs: np.ndarray | None = None
+    attention: np.ndarray | None = None
+    hidden: np.ndarray | None = None
     ids: np.ndarray | None = None
     meta: dict = field(default_factory=dict)
 
@@ -49,7 +61,9 @@ class Generations:
             object.__setattr__(self, "ids", range(n))
         for name, kind, axes in (("questions", str, 1), ("answers", str, 1), ("token_logprobs", float, 2),
                                  ("token_entropies", float, 2), ("variants", str, 2), ("samples", str, 3),
-                                 ("loglikelihoods", float, 3), ("p_true", float, 1), ("ids", str, 1)):
+                                 ("loglikelihoods", float, 3), ("p_true", float, 1), ("verbalised", float, 1),
+                                 ("pieces", str, 3), ("piece_logprobs", float, 3), ("attention", float, 3),
+                                 ("hidden", float, 3), ("ids", str, 1)):
             if (value := getattr(self, name)) is not None:
                 value = (numbers(name, value, "pad short rows with NaN") if kind is float else
                          texts(name, value, only_text=name != "ids"))
@@ -75,6 +89,14 @@ class Generations:
                    "was drawn has positive probability; look for overflow in the model's logits")
         expect(self.p_true is None or ((self.p_true >= 0) & (self.p_true <= 1)).all(),
                "p_true holds numbers outside [0, 1]: give probabilities")
+        told = np.zeros(0) if self.verbalised is None else self.verbalised[~np.isnan(self.verbalised)]
+        expect(((told >= 0) & (told <= 1)).all(), "verbalised holds numbers outside [0, 1]: give probabilities, or NaN "
+               "for refusals")
+        expect((self.pieces is None) == (self.piece_logprobs is None), "give pieces and piece_logprobs together")
+        if self.pieces is not None:
+            expect(self.pieces.shape == self.piece_logprobs.shape, f"pieces has shape {self.pieces.shape}, "
+                   f"piece_logprobs {self.piece_logprobs.shape}: give one number per token")
+            self._expect_logprobs("piece_logprobs", self.piece_logprobs[~np.isnan(self.piece_logprobs)])
         object.__setattr__(self, "meta", json_facts(self.meta))
 
     def _expect_logprobs(self, name, values):
@@ -87,7 +109,8 @@ class Generations:
         """The field `name`; ValueError with the remedy if it was not generated."""
         value = getattr(self, name)
         expect(value is not None, f"these Generations hold no `{name}`: call generate with "
-               + ("p_true=True" if name == "p_true" else "m >= 1"))
+               + {"p_true": "p_true=True", "verbalised": "verbalised=True", **dict.fromkeys(
+                   ("pieces", "piece_logprobs", "attention", "hidden"), "internals=True")}.get(name, "m >= 1"))
         return value
 
     @cached_property

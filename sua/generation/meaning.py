@@ -173,3 +173,28 @@ def similarities(generations: Generations, similarity: Callable[[list[Triple]], 
     known = dict(zip(triples, found))
     return np.array([[[1.0 if a == b else known[question, min(a, b), max(a, b)] for a in row] for b in row]
                      for question, row in zip(generations.questions, answers)])
+
+
+def relevance(generations: Generations, similarity: Callable[[list[Triple]], np.ndarray] = rouge) -> np.ndarray:
+    """(N, M + 1, T) relevance of each token to the meaning of its answer, the greedy one (index 0) and the samples at
+    x.
+
+    1 - the similarity of the answer and the answer without the token, scaled to sum 1 over the answer's tokens; equal
+    shares where no token matters, 0 after the last one (Duan et al., ACL 2024). similarity : as in `similarities`.
+    """
+    pieces, alive = generations.require("pieces"), ~np.isnan(generations.require("piece_logprobs"))
+    triples = {}
+    for i, question in enumerate(generations.questions):
+        for j, row in enumerate(pieces[i]):
+            answer = "".join(row).strip()
+            for t in np.flatnonzero(alive[i, j]):
+                triples[i, j, t] = question, answer, "".join(np.delete(row, t)).strip()
+    asked = list(dict.fromkeys(triple for triple in triples.values() if triple[1] != triple[2]))
+    found = np.asarray(similarity(asked) if asked else (), dtype=float)
+    expect(found.shape == (len(asked),) and ((found >= -1e-9) & (found <= 1 + 1e-9)).all(), lambda: "similarity "
+           f"returned shape {found.shape} for {len(asked)} triples, or numbers outside [0, 1]: return one for each")
+    known, weights = dict(zip(asked, found)), np.zeros(pieces.shape)
+    for place, triple in triples.items():
+        weights[place] = max(1 - known.get(triple, 1.0), 0)
+    total = weights.sum(-1, keepdims=True)
+    return np.where(total > 0, weights / np.where(total > 0, total, 1), alive / alive.sum(-1, keepdims=True))

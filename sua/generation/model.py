@@ -13,6 +13,7 @@ import numpy as np
 
 from ..inputs import expect
 from ..models.common import progress, within_memory
+from ..models.verbalised import confidence_prompt, read_confidence
 from ..perturb import Perturbation, variants
 from .answers import Generations
 
@@ -48,13 +49,15 @@ class GenerativeLM:
                       *(token for token, text in enumerate(texts) if "\n" in text)} - {None}
 
     def generate(self, questions: Sequence[str], perturbation: Perturbation | None = None, k: int = 8, m: int = 10, *,
-                 p_true: bool = True, seed: int = 0, ids: Sequence | None = None,
-                 meta: dict | None = None) -> Generations:
+                 p_true: bool = True, verbalised: bool = False, internals: bool = False, seed: int = 0,
+                 ids: Sequence | None = None, meta: dict | None = None) -> Generations:
         """Greedy answers, M samples at each question and at K variants of it, and p(True).
 
         perturbation : draws the k variants; None leaves them out. m : samples per prompt; 0 for greedy answers alone.
         p_true : also ask whether the greedy answer is true (Kadavath et al., 2022, without other samples shown):
-        p(A) / (p(A) + p(B)) at the options "(A) True" and "(B) False". seed : of variants and samples; the draws at
+        p(A) / (p(A) + p(B)) at the options "(A) True" and "(B) False". verbalised : also ask for its confidence in
+        the greedy answer, in words. internals : also keep tokens, attention and hidden states, for SAR, RAUQ and
+        EigenScore; this reads every answer at x once more. seed : of variants and samples; the draws at
         a prompt follow from seed and prompt alone. ids, meta : as in Generations.
 
         ValueError for an empty question, m < 0, variants with m = 0, or a prompt too long for the model.
@@ -69,7 +72,8 @@ class GenerativeLM:
                  "temperature": self.temperature, "seed": seed,
                  **({"perturbation": perturbation.name, "k": k} if perturbation else {}), **(meta or {})}
         ids = list(map(str, range(len(questions)) if ids is None else ids))
-        job = questions, drawn, m, p_true, seed, ids, facts
+        more = tuple(name for name, wanted in (("verbalised", verbalised), ("internals", internals)) if wanted)
+        job = questions, drawn, m, p_true, seed, ids, facts, *more
         file = self.cache and Path(self.cache) / f"{hashlib.sha256(repr(job).encode()).hexdigest()[:24]}.parquet"
         if file and file.exists():
             with suppress(ValueError):  # damaged: it is generated anew
@@ -79,7 +83,7 @@ class GenerativeLM:
             generations.save(file)
         return generations
 
-    def _generate(self, questions, drawn, m, p_true, seed, ids, facts):
+    def _generate(self, questions, drawn, m, p_true, seed, ids, facts, *more):
         orbits, greedy = [[x, *row] for x, row in zip(questions, drawn)], set(questions)
         texts = list(dict.fromkeys(text for orbit in orbits for text in orbit))
         prompts = [self.template.replace("{question}", text) for text in texts]
@@ -90,7 +94,7 @@ class GenerativeLM:
         encoded = self._encode(prompts, self.max_new_tokens)
         found = dict(zip(texts, self._in_batches(encoded, m + 1, lambda chosen, *state: self._continue(
             [draws[i] for i in chosen], *state))))
-        answers, logprobs, entropies = zip(*(found[x][0] for x in questions))
+        answers, logprobs, entropies, _ = zip(*(found[x][0] for x in questions))
         sampled = {text: list(zip(*rows[len(rows) - m:])) for text, rows in found.items()}
         given = {}
         if m:
@@ -100,6 +104,10 @@ class GenerativeLM:
             given["variants"] = drawn
         if p_true:
             given["p_true"] = self._p_true(questions, answers)
+        if "verbalised" in more:
+            given["verbalised"] = self._verbalised(questions, answers)
+        if "internals" in more:
+            given |= self._internals(questions, dict(zip(texts, encoded)), found, m)
         return Generations(questions, answers, _padded(logprobs), _padded(entropies), ids=ids, meta=facts, **given)
 
     def _encode(self, texts, room):
@@ -142,7 +150,7 @@ class GenerativeLM:
         return out.logits[:, -1], out.past_key_values, mask
 
     def _continue(self, draws, logits, kv, mask):
-        """For each prompt [(answer, token log-probabilities, token entropies)], one per row of its `draws`.
+        """For each prompt [(answer, token log-probabilities, token entropies, tokens)], one per row of its `draws`.
 
         draws : per prompt (rows, T) uniform numbers that choose the tokens; NaN chooses the most probable one, and
         only there are entropies computed.
@@ -178,8 +186,9 @@ class GenerativeLM:
         lengths = (~logprobs.isnan()).sum(1).tolist()
         texts = self.tokenizer.batch_decode([row[:n] for row, n in zip(tokens.tolist(), lengths)],
                                             skip_special_tokens=True)
-        rows = iter([(text.split("\n")[0].replace("\0", "\ufffd").strip(), lp[:n], h[:n]) for text, lp, h, n in
-                     zip(texts, logprobs.cpu().numpy(), entropies.cpu().numpy(), lengths)])
+        rows = iter([(text.split("\n")[0].replace("\0", "\ufffd").strip(), lp[:n], h[:n], ids[:n])
+                     for text, lp, h, n, ids in zip(texts, logprobs.cpu().numpy(), entropies.cpu().numpy(), lengths,
+                                                    tokens.tolist())])
         return [[next(rows) for _ in range(count)] for count in of_prompt.bincount().tolist()]
 
     def _p_true(self, questions, answers):
@@ -194,6 +203,79 @@ class GenerativeLM:
                                            for row, i in enumerate(chosen)]
         found = dict(zip(asked, self._in_batches(shared, 1, read)))
         return [found[pair] for pair in zip(questions, answers)]
+
+    def _verbalised(self, questions, answers):
+        """(N,) confidences in words, NaN for refusals; the reply is the most probable one."""
+        asked = list(dict.fromkeys(zip(questions, answers)))
+        encoded = self._encode([f"{confidence_prompt((question,), (), answer)}\nReply:" for question, answer in asked],
+                               self.max_new_tokens)
+        likeliest = np.full((1, self.max_new_tokens), np.nan)
+        replies = self._in_batches(encoded, 1, lambda chosen, *state: self._continue([likeliest] * len(chosen), *state))
+        said = {pair: read_confidence(reply) for pair, [(reply, *_)] in zip(asked, replies)}
+        return np.array([said[pair] for pair in zip(questions, answers)], dtype=float)
+
+    def _internals(self, questions, encoded, found, m):
+        """Pieces with their log-probabilities, attention and hidden states of the answers at x, from one more pass."""
+        rows = {x: [found[x][0], *found[x][len(found[x]) - m:]] for x in dict.fromkeys(questions)}
+        texts = [(x, j) for x in rows for j in range(m + 1)]
+        read = dict(zip(texts, self._reread([(encoded[x], rows[x][j][3], j == 0) for x, j in texts])))
+        longest = max(len(row[3]) for x in rows for row in rows[x])
+        pieces = {x: [[self.tokenizer.decode([token], skip_special_tokens=True).split("\n")[0] for token in row[3]]
+                      + [""] * (longest - len(row[3])) for row in rows[x]] for x in rows}
+        logprobs = {x: [np.pad(row[1], (0, longest - len(row[1])), constant_values=np.nan) for row in rows[x]]
+                    for x in rows}
+        widest = max(read[x, 0].shape[1] for x in rows)
+        attention = {x: np.pad(read[x, 0], ((0, 0), (0, widest - read[x, 0].shape[1])), constant_values=np.nan)
+                     for x in rows}
+        given = {"pieces": [pieces[x] for x in questions], "piece_logprobs": [logprobs[x] for x in questions],
+                 "attention": [attention[x] for x in questions]}
+        return given | ({"hidden": [[read[x, j] for j in range(1, m + 1)] for x in questions]} if m else {})
+
+    def _reread(self, texts):
+        """For each (prompt, answer, whether to look at attention): (L, n) weights on the token before, or (D,) the
+        middle layer's state at the answer's last token that does not end it."""
+        import torch
+
+        before = self.model.config._attn_implementation
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]) + len(texts[i][1]), reverse=True)
+
+        def run(size):
+            found = {}
+            for start in progress(range(0, len(order), size), f"read {self.name}"):
+                chosen = order[start:start + size]
+                whole = [texts[i][0] + texts[i][1] for i in chosen]
+                width = max(map(len, whole))  # padding stands behind, where no token sees it
+                ids = torch.tensor([row + [0] * (width - len(row)) for row in whole], device=self.model.device)
+                mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in whole], device=ids.device)
+                out = self.model(input_ids=ids, attention_mask=mask, output_attentions=True, output_hidden_states=True)
+                middle = out.hidden_states[len(out.hidden_states) // 2]
+                for row, i in enumerate(chosen):
+                    prompt, answer, looks_back = texts[i]
+                    if looks_back:
+                        places = torch.arange(len(prompt) + 1, len(whole[row]), device=ids.device)
+                        back = torch.stack([layer[row][:, places, places - 1] for layer in out.attentions])
+                        found[i] = _most_backward(back.double().cpu().numpy())
+                    else:
+                        ends = bool(answer) and answer[-1] in self.stops
+                        found[i] = middle[row, len(whole[row]) - 1 - ends].double().cpu().numpy()
+            return [found[i] for i in range(len(texts))]
+
+        try:
+            self.model.set_attn_implementation("eager")  # the others do not show their weights
+            with torch.inference_mode():
+                return within_memory(run, max(1, self.batch_size // 4))
+        finally:
+            self.model.set_attn_implementation(before)
+
+
+def _most_backward(back):
+    """(L, n) of the weights (L, H, n - 1): in each layer those of the head of highest mean; NaN for the first token."""
+    if back.shape[2]:
+        heads = back.mean(-1).argmax(-1)
+        back = back[np.arange(len(back)), heads]
+    else:
+        back = back[:, 0]
+    return np.pad(back, ((0, 0), (1, 0)), constant_values=np.nan)
 
 
 def _choose(p, uniform):

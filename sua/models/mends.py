@@ -26,8 +26,8 @@ class ContextualCalibration:
     """
 
     def __init__(self, model, content_free: Sequence[str] = CONTENT_FREE):
-        expect(not isinstance(content_free, str) and len(content_free), lambda: f"content_free = {content_free!r}: give "
-               "one text or more in a list, such as ['N/A']")
+        expect(not isinstance(content_free, str) and len(content_free), lambda: f"content_free = {content_free!r}: "
+               "give one text or more in a list, such as ['N/A']")
         self.model, self.content_free = model, as_inputs(content_free)
         self.name = f"{getattr(model, 'name', type(model).__name__)}, contextual calibration"
 
@@ -50,8 +50,8 @@ class PriDe:
 
     Of every question of `questions`, C options are shown in all C rotations, so that each option stands once in each
     place: softmax of the mean over rotations of ln p(place) is the preference at that question, and the mean of these
-    the `prior` of questions with C options. Then p'(option | x) ~ p(place | x) / prior(place), renormalised. Exact where
-    the model multiplies a preference for places with an opinion on options.
+    the `prior` of questions with C options. Then p'(option | x) ~ p(place | x) / prior(place), renormalised. Exact
+    where the model multiplies a preference for places with an opinion on options.
 
     Cost: C passes for each of `questions` once, then one per input. ValueError for inputs without options, or with a
     number of them that no question of `questions` has.
@@ -76,8 +76,8 @@ class PriDe:
         """(N, C) probabilities, C the largest number of options; absent ones get 0."""
         inputs = _with_options(inputs, "inputs")
         for i, x in enumerate(inputs):
-            expect(len(x) - 1 in self.prior, lambda: f"inputs[{i}] has {len(x) - 1} options, the questions of the prior "
-                   f"have {', '.join(map(str, self.prior))}: give PriDe some questions with as many")
+            expect(len(x) - 1 in self.prior, lambda: f"inputs[{i}] has {len(x) - 1} options, the questions of the "
+                   f"prior have {', '.join(map(str, self.prior))}: give PriDe some questions with as many")
         answers = _answers(self.model, inputs)
         prior = np.zeros_like(answers)
         for row, x in zip(prior, inputs):

@@ -24,6 +24,7 @@ from .. import files
 from ..extras import need
 from ..inputs import LETTERS, OPTIONS, Input, distinct, expect, lettered
 from .common import progress
+from .verbalised import confidence_prompt, read_confidence
 
 TEMPLATE = "{question}\n\n{options}\n\nAnswer with the letter of the right option and nothing else."
 TOP_LOGPROBS = 20  # the most that servers list by default
@@ -146,6 +147,30 @@ class RemoteLM:
         texts = self._texts(rows, m, max_tokens)
         return [texts[i] for i in where]
 
+    def verbalised(self, inputs: Sequence[Input | dict], answers: Sequence[int | str]) -> np.ndarray:
+        """(N,) confidence in [0, 1] that the model states in words for an answer to each input; NaN where it refuses
+        to.
+
+        answers : N options by their number, such as `Predictions.answers`, or N texts. The model sees the question, its
+        options and the answer, and replies once, at temperature 0. Replies are read by `read_confidence`; a warning
+        counts the refusals. Put 1 - confidence into metrics as a score; what to make of NaN is yours to say. ValueError
+        for another number of answers, or an option that does not exist.
+        """
+        rows, where = self._distinct_rows(inputs)
+        expect(len(answers) == len(where), lambda: f"{len(answers)} answers for {len(where)} inputs: give one for each")
+        prompts, jobs = [], {}
+        for i, answer in zip(where, answers):
+            options = self._options(rows[i])
+            prompts.append(confidence_prompt(rows[i][:len(rows[i]) - len(options)], options, answer))
+            request = self._request(rows[i], max_tokens=LETTER_TOKENS, temperature=0)
+            jobs[prompts[-1]] = rows[i], {**request, "messages": [{"role": "user", "content": prompts[-1]}]}
+        said = {prompt: read_confidence(reply["text"]) for prompt, reply in zip(jobs, self._answers(jobs.values()))}
+        found = [said[prompt] for prompt in prompts]
+        if refused := found.count(None):
+            warnings.warn(f"model {self.name!r} states no confidence for {refused} of {len(found)} answers: NaN",
+                          stacklevel=2)
+        return np.array(found, dtype=float)
+
     def _distinct_rows(self, inputs):
         """`distinct` of tuples (text, ..., option_1, ..., option_C), which all forms of input become."""
         def row(i, example):
@@ -199,16 +224,18 @@ class RemoteLM:
     def _ask(self, rows, m=1, **fields):
         """m answers {"text", "top"} to each row, in order. On a failure those under way are still waited for and kept.
         """
+        answers = self._answers([(row, self._request(row, index, **fields)) for row in rows for index in range(m)])
+        return [answers[i:i + m] for i in range(0, len(answers), m)]
+
+    def _answers(self, jobs):
         with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(self._answer, row, self._request(row, index, **fields))
-                       for row in rows for index in range(m)]
+            futures = [pool.submit(self._answer, row, request) for row, request in jobs]
             try:
                 for future in progress(as_completed(futures), f"ask {self.name}", len(futures)):
                     future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-        answers = [future.result() for future in futures]
-        return [answers[i:i + m] for i in range(0, len(answers), m)]
+        return [future.result() for future in futures]
 
     def _answer(self, row, request):
         if not self.cache:

@@ -104,8 +104,9 @@ def logistic(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
 def probe(features, target) -> Callable[[np.ndarray], np.ndarray]:
     """Linear probe: features (N, D) -> P(target), by logistic regression (scikit-learn) on standardised columns.
 
-    The penalty is D |w|^2 / 2 on the summed log-loss: before any label is seen, the log-odds of an input have a standard
-    deviation of 1, whatever the number of columns. target : (N,) bool. SingleClassError if it holds one class only.
+    The penalty is D |w|^2 / 2 on the summed log-loss: before any label is seen, the log-odds of an input have a
+    standard deviation of 1, whatever the number of columns. target : (N,) bool. SingleClassError if it holds one class
+    only.
     """
     LogisticRegression = need("sklearn.linear_model").LogisticRegression
 

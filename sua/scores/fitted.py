@@ -1,4 +1,5 @@
-"""Scores that are fitted on labelled calibration items: lambda, temperature, discriminant, Gaussians of features, probe.
+"""Scores that are fitted on labelled calibration items: lambda, temperature, discriminant; Gaussians and a probe of
+features.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ ACCESS = ("text", "probabilities", "logits", "hidden states", "weights", "severa
 
 @dataclass(frozen=True)
 class Score:
-    """One entry of the registry. `passes`: forward passes per item; `needs`: the fields and arguments it reads; `access`:
-    what the model has to show, one of ACCESS."""
+    """One entry of the registry. `passes`: forward passes per item; `needs`: the fields and arguments it reads;
+    `access`: what the model has to show, one of ACCESS."""
 
     function: Callable[..., np.ndarray]
     formula: str
@@ -52,7 +52,7 @@ class Score:
     @property
     def samples(self) -> str:
         """Answers sampled per item: "M" or "0"."""
-        return "M" if {"samples", "similarities"} & set(self.needs) else "0"
+        return "M" if {"samples", "loglikelihoods", "similarities", "hidden"} & set(self.needs) else "0"
 
     @property
     def labels(self) -> str:
@@ -107,7 +107,8 @@ SCORES: dict[str, Score] = {
     "dropout_entropy": Score(lambda predictions: entropy(predictions.require("dropout").mean(1)), "H(mean_t p_t)",
                              "Gal & Ghahramani, ICML 2016", "[0, ln C]", "T", ("dropout",), access="weights"),
     "dropout_bald": Score(lambda predictions: mutual_information(predictions.require("dropout")),
-                          "H(mean_t p_t) - mean_t H(p_t)", _BALD, "[0, ln min(T, C)]", "T", ("dropout",), access="weights"),
+                          "H(mean_t p_t) - mean_t H(p_t)", _BALD, "[0, ln min(T, C)]", "T", ("dropout",),
+                          access="weights"),
     "ensemble_entropy": Score(lambda predictions: entropy(_ensemble(predictions).mean(1)), "H(mean of p and members)",
                               "Lakshminarayanan et al., NIPS 2017", "[0, ln C]", "E + 1", ("probs", "members"),
                               access="several models"),
@@ -131,9 +132,11 @@ SCORES: dict[str, Score] = {
     "entropy_scaled": Score(entropy_scaled, "H at temperature T from calibration", "Guo et al., ICML 2017",
                             "[0, ln C]", needs=_FIT),
     "mahalanobis": Score(mahalanobis, "min_c (h - mu_c)' inv(Sigma) (h - mu_c), h = features",
-                         "Lee et al., NeurIPS 2018", "[0, inf)", needs=("features", "calibration"), access="hidden states"),
+                         "Lee et al., NeurIPS 2018", "[0, inf)", needs=("features", "calibration"),
+                         access="hidden states"),
     "relative_mahalanobis": Score(relative_mahalanobis, "mahalanobis - (h - mu)' inv(Sigma_0) (h - mu)",
-                                  "Ren et al., 2021 (arXiv 2106.09022)", _REAL, needs=("features", "calibration"), access="hidden states"),
+                                  "Ren et al., 2021 (arXiv 2106.09022)", _REAL,
+                                  needs=("features", "calibration"), access="hidden states"),
     "probe": Score(probe, "P(error | h), logistic regression on calibration, h = features",
                    "Kadavath et al., 2022 (arXiv 2207.05221); Azaria & Mitchell, EMNLP Findings 2023", "[0, 1]",
                    needs=("features", "calibration"), access="hidden states"),
@@ -163,9 +166,9 @@ def affordable(access: str = "several models", *, variants: bool = True, samples
                ) -> list[str]:
     """Names of the scores of x, its variants and its samples that one can have.
 
-    access : what the model shows at most, one of ACCESS. variants, samples : whether the K further passes, the M sampled
-    answers can be paid for. labels : whether there are labelled calibration items. Scores of clarifications, which
-    somebody has to write, are left out. ValueError for another access.
+    access : what the model shows at most, one of ACCESS. variants, samples : whether the K further passes, the M
+    sampled answers can be paid for. labels : whether there are labelled calibration items. Scores of clarifications,
+    which somebody has to write, are left out. ValueError for another access.
     """
     expect(access in ACCESS, lambda: f"access = {access!r}: choose one of {', '.join(ACCESS)}")
     paid_for = {"perturbed": variants, "samples": samples, "calibration": labels, "clarified": False}

@@ -261,8 +261,8 @@ def broken_shares(p: Predictions, name: str, risk: float, delta: float, repeats:
 
 def probability_rows(tested: Sequence[Predictions], held: Sequence[Predictions], scores: Iterable[str] = SCORES,
                      methods: Iterable[str] = METHODS) -> list[dict]:
-    """Of every score, calibrated by every method on `held`, how good a probability of error it is on `tested`: ECE, Brier
-    score and that of the constant error rate, means over the runs.
+    """Of every score, calibrated by every method on `held`, how good a probability of error it is on `tested`: ECE,
+    Brier score and that of the constant error rate, means over the runs.
 
     Runs whose calibration items hold no error, or nothing but errors, are left out, and scores that lack a field.
     """
@@ -310,8 +310,8 @@ BUDGETS = {  # what one can have: the parameters of `affordable`
 
 
 def budget_rows(settings: Mapping[str, tuple[Predictions, Predictions]], labels: int = 100) -> list[dict]:
-    """For every budget its score of highest mean AUROC over the settings, fitted on `labels` of the held items; the mean
-    and the lowest of its gains over msp. The best is picked in hindsight.
+    """For every budget its score of highest mean AUROC over the settings, fitted on `labels` of the held items; the
+    mean and the lowest of its gains over msp. The best is picked in hindsight.
 
     A setting in which the labelled items, or the judged ones, hold no error or nothing but errors is left out.
     """

@@ -1,4 +1,4 @@
-"""P(error): the three fits against exact formulas and refits, what is saved, and reliability against other libraries."""
+"""P(error): the three fits against exact formulas and refits, what is saved, reliability against other libraries."""
 
 import json
 from dataclasses import replace

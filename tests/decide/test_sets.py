@@ -1,4 +1,4 @@
-"""Answer sets: the threshold of LAC by its formula, coverage over many draws, size on the orbit, and what is refused."""
+"""Answer sets: the threshold of LAC by its formula, coverage over many draws, size on the orbit, what is refused."""
 
 import math
 from dataclasses import replace

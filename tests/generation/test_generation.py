@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 
 from sua import CallableModel, Predictions, score
 from sua.generation import (GENERATION_SCORES, P_TRUE, Clusters, Entailment, Generations, GenerativeLM, SameText,
-                            cluster, generation_score, meaning_clusters, normalise, rouge_l, similarities)
+                            cluster, generation_score, meaning_clusters, normalise, relevance, rouge_l, similarities)
 from sua.perturb import Perturbation
 
 CHARACTERS = ["<pad>", "</s>", "<s>", *string.printable[:95], "\n"]
@@ -66,9 +66,10 @@ def next_logits(model, tokens):
         return model(torch.tensor([tokens])).logits[0, -1].double()
 
 
-def naively(model, tokenizer, prompt, uniform, temperature):
+def naively(model, tokenizer, prompt, uniform, temperature, with_tokens=False):
     """One answer by full forward passes without cache, batch or padding; NaN in `uniform` takes the likeliest token."""
     tokens, answer, logprobs, entropies = tokenizer(prompt)["input_ids"], "", [], []
+    start = len(tokens)
     for u in uniform:
         logp = (next_logits(model, tokens) / temperature).log_softmax(-1).numpy()
         token = int(logp.argmax() if np.isnan(u) else np.searchsorted(np.exp(logp).cumsum(), u, side="right"))
@@ -78,7 +79,7 @@ def naively(model, tokenizer, prompt, uniform, temperature):
         if CHARACTERS[token] in ("\n", "</s>"):
             break
         answer += CHARACTERS[token] if CHARACTERS[token] != "<s>" else ""
-    return answer.strip(), np.array(logprobs), np.array(entropies)
+    return answer.strip(), np.array(logprobs), np.array(entropies), *([tokens[start:]] if with_tokens else [])
 
 
 def test_answers_and_likelihoods_are_those_of_a_naive_loop(model, tokenizer):
@@ -202,10 +203,138 @@ def test_scores_in_closed_form():
         "sequence_nll": [nll] * 3, "perplexity": [nll / 2] * 3, "mean_token_entropy": [2] * 3, "p_true": [0.75] * 3,
         "lexical_similarity": [0, 1, 2 / 3], "semantic_entropy": [0, ln4, ln2],
         "discrete_semantic_entropy": [0, ln4, ln2], "eigv": [1, 4, 2], "deg": [0, 3 / 4, 1 / 2],
-        "kernel_language_entropy": heat, "cocoa": [0, nll * 3 / 4, nll / 2]}
-    assert list(expected) == list(GENERATION_SCORES)
+        "kernel_language_entropy": heat, "cocoa": [0, nll * 3 / 4, nll / 2],
+        # each sample's 1/4 and a thousand times the others' that say the same
+        "sentence_sar": [-math.log(1 / 4 + 3000 / 4), ln4, -math.log(1 / 4 + 1000 / 4)]}
+    assert {*expected, "verbalised", "token_sar", "sar", "rauq", "eigenscore"} == {*GENERATION_SCORES}  # others: below
     for name, values in expected.items():
         np.testing.assert_allclose(generation_score(generations, name, clusters, w), values, atol=1e-12, err_msg=name)
+
+
+def test_token_sar_weighs_tokens_by_what_the_answer_says_without_them():
+    # "b a" against "b" or "a": ROUGE-L 2/3, so that two tokens matter alike; the end, whose text is empty, does not
+    pieces = [[["b", " a", ""], ["b", "", ""], ["b", " a", " c"]]]
+    logp = np.log([[[1 / 2, 1 / 8, 1 / 3], [1 / 4, 1 / 2, 1], [1 / 2, 1 / 4, 1 / 8]]])
+    logp[0, 1, 2] = np.nan
+    g = handmade(["b", "b a c"], answers=["b a"], pieces=pieces, piece_logprobs=logp)
+    r = relevance(g)
+    np.testing.assert_allclose(r, [[[1 / 2, 1 / 2, 0], [1, 0, 0], [1 / 3] * 3]])
+    ln2 = math.log(2)
+    assert generation_score(g, "token_sar", relevance=r) == pytest.approx(ln2 / 2 + 3 * ln2 / 2)
+    w = similarities(g)
+    assert w[0, 1, 2] == pytest.approx(1 / 2)  # "b" and "b a c"
+    own = [1 / 4, 1 / 4]  # exp of -token_sar: 2 ln 2, and (1 + 2 + 3) ln 2 / 3
+    assert generation_score(g, "sar", similarities=w, relevance=r) == pytest.approx(
+        -np.mean([math.log(own[0] + 1000 / 2 * own[1]), math.log(own[1] + 1000 / 2 * own[0])]))
+    silent = handmade(["b"], answers=[""], pieces=[[["", ""], ["b", ""]]], piece_logprobs=[[[-1.0, -2], [-1, np.nan]]])
+    np.testing.assert_allclose(relevance(silent), [[[1 / 2, 1 / 2], [1, 0]]])
+    for spoiled, said in ((r[:, :1], "relevance of shape"), (r * np.nan, "finite numbers"), (None, "needs relevance")):
+        with pytest.raises(ValueError, match=said):
+            generation_score(g, "token_sar", relevance=spoiled)
+    with pytest.raises(ValueError, match="returned shape"):
+        relevance(g, lambda triples: [0.5])
+
+
+def test_sentence_sar_of_a_general_similarity_and_of_tiny_probabilities():
+    rng = np.random.default_rng(1)
+    w, logp = rng.random((2, 4, 4)), -rng.exponential(size=(2, 1, 3))
+    g = handmade(["a", "b", "c"], ["a", "b", "c"], loglikelihoods=logp)
+    expected = [-np.mean([math.log(math.exp(lp[j]) + sum(math.exp(lp[k]) * s[j + 1, k + 1] for k in range(3) if k != j)
+                                   / 0.001) for j in range(3)]) for lp, s in zip(logp[:, 0], w)]
+    np.testing.assert_allclose(generation_score(g, "sentence_sar", similarities=w), expected)
+    far = replace(g, loglikelihoods=logp - 2000)
+    np.testing.assert_allclose(generation_score(far, "sentence_sar", similarities=w), np.add(expected, 2000))
+
+
+def test_eigenscore_is_the_mean_log_of_the_eigenvalues():
+    z = np.random.default_rng(2).normal(size=(3, 4, 9))
+    z[2] = z[2, :1]  # samples that agree: one direction, and alpha in the others
+    found = generation_score(handmade(*[list("abcd")] * 3, hidden=z), "eigenscore")
+    for value, states in zip(found, z):
+        centred = states @ (np.eye(9) - np.ones((9, 9)) / 9)
+        values = np.linalg.eigvals(centred @ centred.T + 0.001 * np.eye(4)).real
+        assert value == pytest.approx(np.log(values).mean(), rel=1e-9)
+    one = z[2, 0] - z[2, 0].mean()
+    assert found[2] == pytest.approx((3 * math.log(0.001) + math.log(4 * one @ one + 0.001)) / 4)
+
+
+def test_rauq_hands_confidence_on():
+    # of six layers those at 2, 3 and 4 are read
+    logp = np.log([[1 / 2, 1 / 4, 1 / 8], [1 / 2, np.nan, np.nan]])
+    a = np.full((2, 6, 3), np.nan)
+    a[0, :, 1:] = [[0, 0], [0, 0], [1, 1], [1 / 2, 1 / 4], [1, 0], [1, 1]]
+    g = handmade(["b"], ["b"], token_logprobs=logp, token_entropies=np.where(np.isnan(logp), np.nan, 1.0), attention=a)
+    chain = lambda one, two: (second := 0.2 / 4 + 0.8 * one / 2, 0.2 / 8 + 0.8 * two * second)
+    of_layer = [-(math.log(1 / 2) + sum(map(math.log, chain(*row)))) / 3 for row in ((1, 1), (1 / 2, 1 / 4), (1, 0))]
+    assert max(of_layer) == of_layer[2]
+    np.testing.assert_allclose(generation_score(g, "rauq"), [max(of_layer), math.log(2)])
+    deaf = replace(g, attention=np.where(np.isnan(a), np.nan, 0.0))
+    assert generation_score(deaf, "rauq")[0] == pytest.approx(
+        -(math.log(1 / 2) + math.log(0.2 / 4) + math.log(0.2 / 8)) / 3)
+
+
+def test_internals_are_those_of_one_pass_alone(model, tokenizer):
+    found = lm(model, tokenizer, batch_size=20, temperature=0.7).generate(QUESTIONS, m=3, p_true=False, internals=True)
+    plain = lm(model, tokenizer, temperature=0.7).generate(QUESTIONS, m=3, p_true=False)
+    assert (found.answers == plain.answers).all() and (found.samples == plain.samples).all()
+    assert found.pieces.shape[:2] == (5, 4) and found.attention.shape[1] == 2 and found.hidden.shape == (5, 3, 32)
+    assert model.config._attn_implementation == "sdpa"
+    model.set_attn_implementation("eager")
+    try:
+        for i, question in enumerate(QUESTIONS):
+            answers = [found.answers[i], *found.samples[i, 0]]
+            assert ["".join(row).strip() for row in found.pieces[i]] == answers
+            n = (~np.isnan(found.token_logprobs[i])).sum()
+            np.testing.assert_allclose(found.piece_logprobs[i, 0, :n], found.token_logprobs[i, :n])
+            np.testing.assert_allclose(np.nansum(found.piece_logprobs[i, 1:], -1), found.loglikelihoods[i, 0])
+            prompt = tokenizer(f"Q: {question} A:")["input_ids"]
+            _, logprobs, _, tokens = naively(model, tokenizer, f"Q: {question} A:", np.full(TOKENS, np.nan), 1, True)
+            with torch.inference_mode():
+                out = model(torch.tensor([prompt + tokens]), output_attentions=True)
+            for layer, weights in zip(found.attention[i], out.attentions):
+                back = np.array([[weights[0, h, len(prompt) + t, len(prompt) + t - 1] for t in range(1, n)]
+                                 for h in range(4)]).reshape(4, n - 1)
+                expected = back[back.mean(1).argmax()] if n > 1 else []
+                np.testing.assert_allclose(layer[1:n], expected, atol=1e-4)
+                assert np.isnan(layer[0]) and np.isnan(layer[n:]).all()
+            uniform = np.random.default_rng([0, zlib.crc32(f"Q: {question} A:".encode())]).random((3, TOKENS))
+            for state, u in zip(found.hidden[i], uniform):
+                *_, tokens = naively(model, tokenizer, f"Q: {question} A:", u, 0.7, True)
+                tokens = tokens[:-1] if CHARACTERS[tokens[-1]] in ("\n", "</s>") else tokens
+                with torch.inference_mode():
+                    hidden = model(torch.tensor([prompt + tokens]), output_hidden_states=True).hidden_states[1]
+                np.testing.assert_allclose(state, hidden[0, -1], atol=1e-3)
+    finally:
+        model.set_attn_implementation("sdpa")
+    w, r = similarities(found), relevance(found)
+    for name in ("token_sar", "sentence_sar", "sar", "rauq", "eigenscore"):
+        values = generation_score(found, name, similarities=w, relevance=r)
+        assert np.isfinite(values).all() and np.ptp(values) > 1e-3, name
+    assert np.allclose(r.sum(-1), 1)
+
+
+def test_confidence_in_words_is_the_reply_to_the_question_and_its_answer(model, tokenizer, monkeypatch, tmp_path):
+    said = lambda text: None if zlib.crc32(text.encode()) % 3 == 0 else zlib.crc32(text.encode()) % 101 / 100
+    monkeypatch.setattr("sua.generation.model.read_confidence", said)
+    monkeypatch.setattr("sua.models.verbalised.CONFIDENCE", "{question} {answer}?")  # short: these models see 256 tokens
+    cached = lm(model, tokenizer, cache=tmp_path)
+    found = cached.generate(QUESTIONS, m=0, p_true=False, verbalised=True)
+    replies = [naively(model, tokenizer, f"{question} {answer}?\nReply:", np.full(TOKENS, np.nan), 1)[0]
+               for question, answer in zip(QUESTIONS, found.answers)]
+    expected = [said(reply) for reply in replies]
+    np.testing.assert_allclose(found.verbalised, [np.nan if value is None else value for value in expected])
+    assert len(set(expected)) > 1 and cached.generate(QUESTIONS, m=0, p_true=False).verbalised is None
+    again = cached.generate(QUESTIONS, m=0, p_true=False, verbalised=True)  # from the file
+    np.testing.assert_array_equal(again.verbalised, found.verbalised)
+
+
+def test_who_states_no_confidence_has_none():
+    g = handmade(["a"], ["b"], verbalised=[0.7, np.nan])
+    assert generation_score(g, "verbalised").tolist() == pytest.approx([0.3, 1])
+    with pytest.raises(ValueError, match="verbalised=True"):
+        generation_score(handmade(["a"]), "verbalised")
+    with pytest.raises(ValueError, match="internals=True"):
+        generation_score(handmade(["a"]), "rauq")
 
 
 def test_graph_scores_of_a_general_similarity():
@@ -337,7 +466,9 @@ def test_rouge_l_by_recursion(a, b):
     ({"loglikelihoods": np.full((1, 1, 4), -np.inf)}, "all -inf"),
     ({"loglikelihoods": np.full((1, 1, 4), np.nan)}, "loglikelihoods holds numbers above 0, or NaN"),
     ({"variants": [["v"]]}, r"\(N, 2, M\)"),
-    ({"p_true": [1.5]}, "outside"),
+    ({"p_true": [1.5]}, "outside"), ({"verbalised": [-0.5]}, "verbalised holds numbers outside"),
+    ({"pieces": [[["a"]]]}, "pieces and piece_logprobs together"),
+    ({"pieces": [[["a"]]], "piece_logprobs": [[[-1.0, -1.0]]]}, "one number per token"),
 ])
 def test_wrong_fields_are_named(fields, said):
     with pytest.raises(ValueError, match=said):

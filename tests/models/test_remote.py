@@ -26,6 +26,7 @@ from scipy.stats import chisquare
 import sua
 from sua.models.callable import Model
 from sua.models.remote import RemoteError, RemoteLM, letter_prompt, named_option, read_answers, read_logprobs
+from sua.models.verbalised import confidence_prompt
 from sua.perturb import KERNELS, OPTION_ORDER, on_first, variants
 
 QUESTIONS = [(f"what is number {i}", "one", "two", "three", "four")[:5 - i % 3] for i in range(24)]
@@ -518,3 +519,33 @@ def test_frequencies_from_transformers_serve_are_the_models_probabilities(tiny_c
     assert np.ptp(probs, axis=0).max() > 0.1
     with pytest.raises(RemoteError, match="status 400.*Server is pinned"):
         RemoteLM(url, "another", retries=0).sample(["what"], 1)
+
+
+# --- confidence in words ---
+
+def test_confidence_in_words_is_paired_with_its_answer_and_refusals_are_counted(tmp_path):
+    said = lambda prompt: None if zlib.crc32(prompt.encode()) % 5 == 0 else zlib.crc32(prompt.encode()) % 101
+    reply = lambda request, attempt: completion(
+        "I cannot say" if (value := said(prompt_of(request))) is None else f"{value}%")
+    inputs = [*QUESTIONS, QUESTIONS[0], {"question": QUESTIONS[1][0], "choices": list(QUESTIONS[1][1:])}]
+    answers = [i % (len(QUESTIONS[0]) - 3) for i in range(len(inputs))]
+    rows = [x if isinstance(x, tuple) else (x["question"], *x["choices"]) for x in inputs]
+    expected = [said(confidence_prompt(row[:1], row[1:], answer)) for row, answer in zip(rows, answers)]
+    refused = expected.count(None)
+    assert 0 < refused < len(inputs)
+    with Server(reply) as server:
+        model = RemoteLM(server.url, "m", cache=tmp_path)
+        for _ in range(2):
+            with pytest.warns(UserWarning, match=f"no confidence for {refused} of {len(inputs)} answers"):
+                found = model.verbalised(inputs, answers)
+            np.testing.assert_allclose(found, [np.nan if value is None else value / 100 for value in expected])
+        assert max(server.attempts.values()) == 1  # the second time from the cache
+        assert {json.loads(body)["temperature"] for body in server.attempts} == {0}
+        text = "a text of its own"
+        fixed = RemoteLM(server.url, "m", answers=("yes", "no"))
+        value = said(confidence_prompt([text], ("yes", "no"), "maybe"))
+        assert value is not None and fixed.verbalised([text], ["maybe"])[0] == pytest.approx(value / 100)
+        with pytest.raises(ValueError, match="the answer 7 to .* is none of its 4 options"):
+            model.verbalised(QUESTIONS[:1], [7])
+        with pytest.raises(ValueError, match="1 answers for 2 inputs"):
+            model.verbalised(QUESTIONS[:2], [0])
