@@ -541,3 +541,48 @@ def test_predictions_know_how_many_options_each_question_has():
                     OPTION_ORDER, k=3)
     assert found.n_classes.tolist() == [3, 2] and (found.orbit[1, :, 2] == 0).all() and found.probs[0].min() > 0
     np.testing.assert_allclose(found.perturbed, np.repeat(found.probs[:, None], 3, 1), atol=1e-4)
+
+
+def test_prompts_of_a_chat():
+    """The turn of a user and the beginning of a reply stand around the prompt; the first token comes once."""
+    tokenizer = byte_level(True)
+    plain = ChoiceLM(network("qwen"), tokenizer, template="{question}")
+    with pytest.raises(ValueError, match="no chat template"):
+        ChoiceLM(network("qwen"), tokenizer, chat=True)
+    tokenizer.chat_template = ("{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n"
+                               "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}")
+    try:
+        chat = ChoiceLM(network("qwen"), tokenizer, template="{question}", chat=True)
+        asked = [("the film is", "slow", "a funny mess")]
+        turned = [("[user] the film is\n[assistant]", "slow", "a funny mess")]
+        assert chat.encode(asked) == plain.encode(turned)
+        np.testing.assert_array_equal(chat.predict_proba(asked), plain.predict_proba(turned))
+        assert not np.allclose(chat.predict_proba(asked), plain.predict_proba(asked))
+    finally:
+        tokenizer.chat_template = None
+
+
+def test_the_head_of_a_model_in_16_bits_computes_in_float32():
+    """Scores are those of float32 logits from the hidden states in bfloat16, and not their rounding."""
+    config, extra = FAMILIES["llama"]
+    lm = transformers.AutoModelForCausalLM.from_config(config(vocab_size=400, **SHAPE, **extra)).to(torch.bfloat16).eval()
+    with torch.no_grad():
+        lm.lm_head.weight *= 40
+    chooser, example = ChoiceLM(lm, byte_level(True), template="{question}"), ("the film is", "slow", "a mess")
+    ids = [torch.tensor([chooser.tokenizer(f"the film is {option}")["input_ids"]]) for option in example[1:]]
+    start = len(chooser.tokenizer("the film is")["input_ids"])
+    totals = {"exact": [], "rounded": []}
+    with torch.inference_mode():
+        for row in ids:
+            hidden = lm.model(row).last_hidden_state[0]
+            exact = hidden.float() @ lm.lm_head.weight.float().T
+            for name, logits in (("exact", exact), ("rounded", lm.lm_head(hidden))):
+                log_p = logits.float().log_softmax(-1)
+                totals[name].append(sum(float(log_p[i - 1, row[0, i]]) for i in range(start, row.shape[1])))
+    exact, rounded = softmax(totals["exact"]), softmax(totals["rounded"])
+    found = chooser.predict_proba([example])[0]
+    assert abs(found - exact).max() < 1e-3 < abs(rounded - exact).max()
+    with torch.enable_grad():
+        assert choice._precise(lm) == []
+    with torch.inference_mode():
+        assert choice._precise(network("qwen")) == []
