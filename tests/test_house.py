@@ -132,8 +132,8 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
     "": """ABSTAIN AbstentionRule CallableModel ChoiceLM EncoderChoice EncoderClassifier Entailment GENERATION_SCORES
         Generations GenerativeLM OBJECTIVES Objective Predictions RemoteError RemoteLM SCORES SUATrainer SameText
         SelectiveModel Task checks error_floor experiment generation generation_score lambda_diagnosis load_model
-        load_task meaning_clusters metrics misalignment_test numerical_floor orbit_calibration_error perturb predict recorded regimes
-        removable_risk score similarities stability_certificate statements theory train worlds""",
+        load_task meaning_clusters metrics misalignment_test numerical_floor orbit_calibration_error perturb predict
+        recorded regimes removable_risk score similarities stability_certificate statements theory train worlds""",
     "perturb": """Audit KERNELS LETTERS OPTION_ORDER RETRIES Input Perturbation audit given has_options lettered mixture
         on_first option_columns repeats synonyms variants""",
     "metrics": """FLOOR MODEL_METRICS SCORE_METRICS SingleClassError accuracy augrc aurc auroc auroc_intervals brier

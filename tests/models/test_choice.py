@@ -562,27 +562,24 @@ def test_prompts_of_a_chat():
         tokenizer.chat_template = None
 
 
-def test_the_head_of_a_model_in_16_bits_computes_in_float32():
-    """Scores are those of float32 logits from the hidden states in bfloat16, and not their rounding."""
+def test_the_head_of_a_model_in_16_bits_computes_in_float32(monkeypatch):
+    """Its logits are products of float32, and what is scored, where no gradient flows; the model is left as it was."""
     config, extra = FAMILIES["llama"]
-    lm = transformers.AutoModelForCausalLM.from_config(config(vocab_size=400, **SHAPE, **extra)).to(torch.bfloat16).eval()
-    with torch.no_grad():
-        lm.lm_head.weight *= 40
-    chooser, example = ChoiceLM(lm, byte_level(True), template="{question}"), ("the film is", "slow", "a mess")
-    ids = [torch.tensor([chooser.tokenizer(f"the film is {option}")["input_ids"]]) for option in example[1:]]
-    start = len(chooser.tokenizer("the film is")["input_ids"])
-    totals = {"exact": [], "rounded": []}
+    torch.manual_seed(0)
+    lm = transformers.AutoModelForCausalLM.from_config(config(vocab_size=400, **SHAPE, **extra))
+    lm, hidden = lm.to(torch.bfloat16).eval(), torch.randn(5, SHAPE["hidden_size"], dtype=torch.bfloat16)
     with torch.inference_mode():
-        for row in ids:
-            hidden = lm.model(row).last_hidden_state[0]
-            exact = hidden.float() @ lm.lm_head.weight.float().T
-            for name, logits in (("exact", exact), ("rounded", lm.lm_head(hidden))):
-                log_p = logits.float().log_softmax(-1)
-                totals[name].append(sum(float(log_p[i - 1, row[0, i]]) for i in range(start, row.shape[1])))
-    exact, rounded = softmax(totals["exact"]), softmax(totals["rounded"])
-    found = chooser.predict_proba([example])[0]
-    assert abs(found - exact).max() < 1e-3 < abs(rounded - exact).max()
-    with torch.enable_grad():
-        assert choice._precise(lm) == []
-    with torch.inference_mode():
-        assert choice._precise(network("qwen")) == []
+        hooks = choice._precise(lm)
+        exact = lm.lm_head(hidden)
+        assert exact.dtype == torch.float32 and torch.equal(exact, hidden.float() @ lm.lm_head.weight.float().T)
+        [hook.remove() for hook in hooks]
+        rounded = lm.lm_head(hidden)
+        assert rounded.dtype == torch.bfloat16 and not torch.equal(rounded.float(), exact)
+        assert choice._precise(network("qwen")) == []  # float32 as it is
+    assert choice._precise(lm) == []
+    chooser = ChoiceLM(lm, byte_level(True), template="{question}")
+    found = chooser.predict_proba([("the film is", "slow", "a mess")])
+    assert found.tobytes() == chooser.predict_proba([("the film is", "slow", "a mess")]).tobytes()
+    assert not lm.lm_head._forward_hooks and not lm.lm_head._forward_pre_hooks
+    monkeypatch.setattr(choice, "_precise", lambda model: [])
+    assert abs(found - chooser.predict_proba([("the film is", "slow", "a mess")])).max() > 0

@@ -309,7 +309,7 @@ def test_every_label_has_a_name():
 
 
 def test_splits_of_no_rows_are_left_out(mirror):
-    task = load_task("boolq", {"train": 0, "validation": 0, "calibration": 30, "test": 50})  # in the mirror without training rows
+    task = load_task("boolq", {"train": 0, "validation": 0, "calibration": 30, "test": 50})  # no training rows there
     assert {split: len(rows) for split, rows in task.splits.items()} == {"calibration": 30, "test": 50}
     assert task.label_names == ("no", "yes") and set(task["test"]["label"]) == {0, 1}
     passage, question = inputs(task["test"])[0]
