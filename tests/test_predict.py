@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from scipy.stats import binom, chisquare
 
-from sua import CallableModel, Predictions, error_floor, load_task, predict, predictions, score
+from sua import CallableModel, Predictions, error_floor, load_task, numerical_floor, predict, predictions, score
 from sua.generation import Generations
 from sua.inputs import as_inputs
 from sua.models.tiny import tiny_encoder
@@ -634,3 +634,22 @@ def test_an_encoders_sizes_are_at_least_one(given, said):
         type(small)(small.model, small.tokenizer, **given)
     with pytest.raises(ValueError, match="seed = -1"):
         small.dropout_proba(["a"], 2, seed=-1)
+
+
+def test_the_numerical_floor_is_what_other_batches_change():
+    """A model whose answer depends on the size of its batch, by a number that is known."""
+    class Rounding:
+        def predict_proba(self, inputs):
+            return np.tile([0.5, 0.5] if len(inputs) == 8 else [0.6, 0.4], (len(inputs), 1))
+
+    texts = [f"text {i}" for i in range(8)]
+    floor = numerical_floor(Rounding(), texts + texts[:3])  # the copies are asked once
+    assert floor.mean == pytest.approx(0.1) and floor.largest == pytest.approx(0.1)
+    assert floor.sensitivity == pytest.approx(-0.5 * np.log(0.6 * 0.4) - np.log(2))
+    assert str(floor).startswith("the same input in other batches: |dp| 0.1 on average, 0.1 at most; S 0.02")
+    exact = numerical_floor(CallableModel(lambda batch: [[0.3, 0.7]] * len(batch)), texts)
+    assert exact == (0, 0, 0)
+    with pytest.raises(ValueError, match="1 distinct inputs: give at least two"):
+        numerical_floor(Rounding(), ["a", "a"])
+    with pytest.raises(ValueError, match="repeats = 0"):
+        numerical_floor(Rounding(), texts, repeats=0)

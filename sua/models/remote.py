@@ -126,6 +126,7 @@ class RemoteLM:
             expect(2 <= (c := len(self._options(row))) <= len(LETTERS),
                    lambda: f"the input {row!r} has {c} options, expected 2 to {len(LETTERS)}: give a tuple (question, "
                    'option_1, option_2, ...), a dict {"question": ..., "choices": [...]}, or the model fixed `answers`')
+            self._request(row)  # refuses a prompt without a list
         found = self._from_logprobs(rows) or self._from_samples(rows)
         probs = np.zeros((len(rows), max(len(p) for _, p in found)))
         for into, (_, p) in zip(probs, found):

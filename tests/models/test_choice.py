@@ -556,3 +556,45 @@ def test_predictions_know_how_many_options_each_question_has():
                     OPTION_ORDER, k=3)
     assert found.n_classes.tolist() == [3, 2] and (found.orbit[1, :, 2] == 0).all() and found.probs[0].min() > 0
     np.testing.assert_allclose(found.perturbed, np.repeat(found.probs[:, None], 3, 1), atol=1e-4)
+
+
+def test_prompts_of_a_chat():
+    """The turn of a user and the beginning of a reply stand around the prompt; the first token comes once."""
+    tokenizer = byte_level(True)
+    plain = ChoiceLM(network("qwen"), tokenizer, template="{question}")
+    with pytest.raises(ValueError, match="no chat template"):
+        ChoiceLM(network("qwen"), tokenizer, chat=True)
+    tokenizer.chat_template = ("{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n"
+                               "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}")
+    try:
+        chat = ChoiceLM(network("qwen"), tokenizer, template="{question}", chat=True)
+        asked = [("the film is", "slow", "a funny mess")]
+        turned = [("[user] the film is\n[assistant]", "slow", "a funny mess")]
+        assert chat.encode(asked) == plain.encode(turned)
+        np.testing.assert_array_equal(chat.predict_proba(asked), plain.predict_proba(turned))
+        assert not np.allclose(chat.predict_proba(asked), plain.predict_proba(asked))
+    finally:
+        tokenizer.chat_template = None
+
+
+def test_the_head_of_a_model_in_16_bits_computes_in_float32(monkeypatch):
+    """Its logits are products of float32, and what is scored, where no gradient flows; the model is left as it was."""
+    config, extra = FAMILIES["llama"]
+    torch.manual_seed(0)
+    lm = transformers.AutoModelForCausalLM.from_config(config(vocab_size=400, **SHAPE, **extra))
+    lm, hidden = lm.to(torch.bfloat16).eval(), torch.randn(5, SHAPE["hidden_size"], dtype=torch.bfloat16)
+    with torch.inference_mode():
+        hooks = choice._precise(lm)
+        exact = lm.lm_head(hidden)
+        assert exact.dtype == torch.float32 and torch.equal(exact, hidden.float() @ lm.lm_head.weight.float().T)
+        [hook.remove() for hook in hooks]
+        rounded = lm.lm_head(hidden)
+        assert rounded.dtype == torch.bfloat16 and not torch.equal(rounded.float(), exact)
+        assert choice._precise(network("qwen")) == []  # float32 as it is
+    assert choice._precise(lm) == []
+    chooser = ChoiceLM(lm, byte_level(True), template="{question}")
+    found = chooser.predict_proba([("the film is", "slow", "a mess")])
+    assert found.tobytes() == chooser.predict_proba([("the film is", "slow", "a mess")]).tobytes()
+    assert not lm.lm_head._forward_hooks and not lm.lm_head._forward_pre_hooks
+    monkeypatch.setattr(choice, "_precise", lambda model: [])
+    assert abs(found - chooser.predict_proba([("the film is", "slow", "a mess")])).max() > 0

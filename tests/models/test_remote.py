@@ -450,7 +450,8 @@ def test_sampled_answers_that_name_nothing_leave_the_uniform():
     ({}, [("q", "a", "")], r"inputs\[0\] = .* is empty or not text"),
     ({"answers": "xy"}, ["fine", None], r"inputs\[1\] = .None.* is empty or not text"),
     ({}, [{"question": "q"}], r"inputs\[0\] = {'question': 'q'}: a dict has .*choices"),
-    ({"template": "{question}"}, ["q"], r"template = .*lacks .*{options}"),
+    ({"template": "Q: {question}"}, ["q"], r"template = .*lacks .*{options}"),
+    ({"template": "{question}"}, [("{options}?", "a", "b"), ("q", "a", "b")], "the prompt 'q' has no {options}"),
     ({"samples": 0}, ["q"], "samples = 0: give at least 1"),
     ({"parameters": {"seed": 1}}, ["q"], "parameters has seed"),
 ])

@@ -61,6 +61,11 @@ def test_failure_prediction_counts_language_models():
     llms = gains((0.1, 0.2), (0.1, 0.2)).assign(task="mmlu", training="a model")
     found, evidence = verdict("C6", intervals=pd.concat([gains((-0.2, -0.1), (-0.2, -0.1)), llms], ignore_index=True))
     assert found == "mixed" and "all inputs: 0 and 1 of 1; language models: 1 and 0 of 1" in evidence
+    asked = gains((0.1, 0.2), (0.1, 0.2)).assign(task="zero-shot topic (clear)", training="a model")
+    pooled = gains((-0.2, -0.1), (-0.2, -0.1)).assign(task="zero-shot topic", training="a model")
+    found, evidence = verdict("C6", intervals=pd.concat([asked, pooled, llms], ignore_index=True))
+    assert found == "supported"
+    assert "language models asked here: 1 and 0 of 1; language models: 1 and 0 of 1" in evidence
 
 
 def metrics(values):
@@ -105,6 +110,17 @@ def test_a_repair_of_collapse_has_to_hold_on_real_text_too(real, expected):
     assert found == expected and f"ambiguous real text: t {real:.3f}" in evidence
 
 
+@pytest.mark.parametrize("rate, sua, expected", [(0.2, 0.9, "mixed"), (0.6, 0.9, "supported"), (0.6, 0.5, "mixed")])
+def test_collapse_has_to_be_seen_on_language_models_too(rate, sua, expected):
+    frame = metrics({("majority", "", "collapse_rate"): [0.9], ("majority", "sua", "collapse_auroc"): [0.8],
+                     ("majority", "clarification_sua", "collapse_auroc"): [0.95],
+                     ("zero-shot", "", "collapse_rate"): [rate], ("zero-shot", "sua", "collapse_auroc"): [sua],
+                     ("zero-shot", "clarification_sua", "collapse_auroc"): [0.7]})
+    frame.loc[frame["training"] == "zero-shot", "task"] = "own_questions"
+    found, evidence = verdict("C8", metrics=frame)
+    assert found == expected and f"own_questions {rate:.3f}, t 0.900" in evidence
+
+
 def benchmark(h, s, sua, elsewhere):
     """AUROCs in regime D under the follow-up's labels, and of SUA over all under the two other rules (H there .6)."""
     rows = [("sensitivity", "D", {"H": h, "-H": 1 - h, "S": s, "S - H": sua})]
@@ -136,12 +152,14 @@ def test_regime_share(cells, expected):
 
 def test_regime_share_counts_language_models():
     table = pd.DataFrame([{"task": task, "training": "erm", "median D": 0.3, "advantage": 0.0, "low": low, "high": low + 0.1,
-                           "S over entropy": 0.0} for task, low in (("a", 0.1), ("mmlu", -0.2), ("mmlu", 0.1))])
+                           "S over entropy": 0.0} for task, low in (("zero-shot topic", -0.3), ("a", 0.1), ("mmlu", -0.2), ("mmlu", 0.1))])
     found, evidence = verdict("C10", tables={"regimes": table})
-    assert found == "mixed" and "on language models better in 1, worse in 1 of 2" in evidence
+    assert found == "mixed" and "on language models better in 1, worse in 2 of 3" in evidence
 
 
 def test_ratio_alarms_are_counted_where_meaning_is_kept_exactly():
-    table = pd.DataFrame({"S/H mean_ratio": [0.5, 3.0, 4.0], "least_preserving_kernel": [1.0, 1.0, 0.9]})
+    table = pd.DataFrame({"task": ["zero-shot topic", "a", "b", "c"], "training": "m", "S/H mean_ratio": [0.7, 0.5, 3.0, 4.0],
+                          "least_preserving_kernel": [np.nan, 1.0, 1.0, 0.9]})
     found, evidence = verdict("C11", tables={"validity": table})
     assert found == "not tested" and "0.500 to 4.000" in evidence and "1 of 2 cells" in evidence
+    assert evidence.endswith(", m on zero-shot topic: 0.700")

@@ -79,9 +79,10 @@ def test_loading_is_a_function_of_sizes_and_seed(mirror):
 
 def test_every_registered_set_is_in_the_mirror(mirror):
     for name, spec in HUB_TASKS.items():
-        task = load_task(name, SIZES)
+        trains = name not in ("boolq", "commonsense_qa")  # the mirror has no training rows of these
+        task = load_task(name, SIZES if trains else {**SIZES, "train": 0, "validation": 0})
         assert task.n_classes == len(spec.label_names) and task.name == name
-        assert all(0 <= label < task.n_classes for split in SPLITS for label in task[split]["label"])
+        assert all(0 <= label < task.n_classes for split in task.splits for label in task[split]["label"])
 
 
 def test_one_held_out_split_serves_calibration_and_test_without_overlap(mirror):
@@ -388,3 +389,19 @@ def test_every_label_has_a_name():
         with pytest.raises(ValueError, match=said):
             make(labels, names)
     assert make([0, 1], ("a", "b")).n_classes == 2 and not make([0], ("a", "b")).is_multiple_choice
+
+
+def test_splits_of_no_rows_are_left_out(mirror):
+    task = load_task("boolq", {"train": 0, "validation": 0, "calibration": 30, "test": 50})  # no training rows there
+    assert {split: len(rows) for split, rows in task.splits.items()} == {"calibration": 30, "test": 50}
+    assert task.label_names == ("no", "yes") and set(task["test"]["label"]) == {0, 1}
+    passage, question = inputs(task["test"])[0]
+    assert len(passage) > len(question) and not question.endswith("?")
+    of_five = load_task("commonsense_qa", {"train": 0, "validation": 0, "calibration": 10, "test": 10})
+    assert task.n_classes == 2 and of_five.n_classes == 5 and {len(x) for x in inputs(of_five["test"])} == {6}
+    world = load_task("topic", {"train": 0, "validation": 0, "calibration": 0, "test": 10})
+    assert list(world.splits) == ["test"]
+    # what is drawn for a split does not depend on whether others are
+    assert world["test"].to_dict() == load_task("topic", {"train": 5, "test": 10})["test"].to_dict()
+    with pytest.raises(ValueError, match="give test at least one row"):
+        load_task("topic", {"test": 0})
