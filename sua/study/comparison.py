@@ -23,7 +23,8 @@ from ..tasks.task import Task
 from ..training.objectives import OBJECTIVES, Objective
 from .experiment import Run, task_of, varied
 
-START = "erm"  # what teaches, and is trained on, where a method needs a model that knows something
+START = "erm"  # what teaches, and is trained further, where a method needs a model that knows something
+START_SHARE = 0.4  # of the epochs that a method with labels gives to its start
 CHECKED_BY_PEOPLE = ("advglue", "option_order")  # attacks that people checked, the same options in another order
 
 
@@ -87,8 +88,21 @@ class Comparison:
 
     def _run(self, experiment, training, method, seed, changes, **more):
         setting, objective = varied(self.experiments[experiment], OBJECTIVES[method], changes)
-        start = self._run(experiment, START, START, seed, {}) if objective.from_trained else None
+        start = None
+        if objective.from_trained:
+            before, own = shared_epochs(self.experiments[experiment], objective)
+            setting = {**setting, "training": {**setting["training"], "epochs": own}}
+            start = Run(experiment, before, START, OBJECTIVES[START], seed, self.k)
         return Run(experiment, setting, training, objective, seed, self.k, start=start, **more)
+
+
+def shared_epochs(setting: Mapping, objective: Objective) -> tuple[dict, int]:
+    """(setting of the start, epochs of what follows): with labels they share the epochs, at least one each."""
+    epochs = setting["training"]["epochs"]
+    if not objective.reads_labels:
+        return setting, epochs
+    first = max(1, round(START_SHARE * epochs))
+    return {**setting, "training": {**setting["training"], "epochs": first}}, max(1, epochs - first)
 
 
 def differences(objective: Objective) -> str:

@@ -16,7 +16,8 @@ import sua
 from sua import OBJECTIVES, Predictions, metrics
 from sua.study import comparison as room
 from sua.study.comparison import (Comparison, attack_accuracy, differences, for_new_training, interval_table,
-                                  new_training_table, parts, plot_curves, preservation, selection_table, standings)
+                                  new_training_table, parts, plot_curves, preservation, selection_table, shared_epochs,
+                                  standings)
 from sua.study.experiment import Run, execute, task_of
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,21 @@ def test_runs_take_what_was_chosen():
         splits=("calibration", "test"))
     with pytest.raises(ValueError, match=r"ablations of \['sua_tr'\] on 'b', where only \['erm'\] are trained"):
         COMPARISON.ablations(chosen, {"sua_tr": {}}, "b")
+
+
+def test_with_labels_a_start_shares_the_steps_and_without_it_is_given_whole():
+    ten = {**SETTING, "training": {**SETTING["training"], "epochs": 10}}
+    at = lambda epochs: {**SETTING, "training": {**SETTING["training"], "epochs": epochs}}
+    comparison = Comparison({"a": ten}, {"distil": [{"power": 2.0}], "sua_tr_repaired": [{}], "erm": [{}]}, [3], 2)
+    runs = comparison.runs({pair: comparison.methods[pair[1]][0] for pair in comparison.pairs()})
+    assert runs["a", "distil", 3] == Run("a", ten, "distil", replace(OBJECTIVES["distil"], power=2.0), 3, 2,
+                                         start=Run("a", ten, "erm", OBJECTIVES["erm"], 3, 2))
+    repaired = runs["a", "sua_tr_repaired", 3]
+    assert repaired == Run("a", at(6), "sua_tr_repaired", OBJECTIVES["sua_tr_repaired"], 3, 2,
+                           start=Run("a", at(4), "erm", OBJECTIVES["erm"], 3, 2))
+    assert runs["a", "erm", 3].start is None
+    assert [shared_epochs(at(n), repaired.objective)[0]["training"]["epochs"] for n in (1, 2, 3)] == [1, 1, 1]
+    assert [shared_epochs(at(n), repaired.objective)[1] for n in (1, 2, 3)] == [1, 1, 2]
 
 
 def test_tables_of_objectives_and_of_the_selection():
