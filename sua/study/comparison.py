@@ -24,7 +24,6 @@ from ..training.objectives import OBJECTIVES, Objective
 from .experiment import Run, task_of, varied
 
 START = "erm"  # what teaches, and is trained further, where a method needs a model that knows something
-START_SHARE = 0.4  # of the epochs that a method with labels gives to its start
 CHECKED_BY_PEOPLE = ("advglue", "option_order")  # attacks that people checked, the same options in another order
 
 
@@ -35,6 +34,9 @@ class Comparison:
     experiments : {experiment: setting}. methods : {name in OBJECTIVES: candidates}, each candidate the changes that
     `varied` takes. seeds : one training for each. k : variants per input that a trained model sees. only : {experiment:
     methods}, where not all are trained. attacks : {experiment: kernels} that no training drew from.
+
+    A method that needs a trained model to start from gets that of START of the same seed, at the setting's own rates.
+    It trains as long again, so that it has twice the compute of the others, and its teacher's answers on top.
     """
 
     experiments: Mapping[str, Mapping]
@@ -88,21 +90,8 @@ class Comparison:
 
     def _run(self, experiment, training, method, seed, changes, **more):
         setting, objective = varied(self.experiments[experiment], OBJECTIVES[method], changes)
-        start = None
-        if objective.from_trained:
-            before, own = shared_epochs(self.experiments[experiment], objective)
-            setting = {**setting, "training": {**setting["training"], "epochs": own}}
-            start = Run(experiment, before, START, OBJECTIVES[START], seed, self.k)
+        start = self._run(experiment, START, START, seed, {}) if objective.from_trained else None
         return Run(experiment, setting, training, objective, seed, self.k, start=start, **more)
-
-
-def shared_epochs(setting: Mapping, objective: Objective) -> tuple[dict, int]:
-    """(setting of the start, epochs of what follows): with labels they share the epochs, at least one each."""
-    epochs = setting["training"]["epochs"]
-    if not objective.reads_labels:
-        return setting, epochs
-    first = max(1, round(START_SHARE * epochs))
-    return {**setting, "training": {**setting["training"], "epochs": first}}, max(1, epochs - first)
 
 
 def differences(objective: Objective) -> str:

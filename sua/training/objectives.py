@@ -244,14 +244,15 @@ OBJECTIVES: dict[str, Objective] = {
     "r_drop": Objective(k=1, variants="copies", augment=0.5, consistency=0.5, divergence="symmetric_kl"),
     "adversarial": Objective(k=1, variants="fgm", augment=0.5),
     "sua_tr": Objective(k=4, consistency=1.0, alignment=1.0),  # as printed, section 5.2
-    # its repair: the label, and the mean over the formulations of the model that training starts from (Theorem 16)
-    "sua_tr_repaired": Objective(k=1, augment=0.5, target="teacher", label_weight=0.5),
-    # without labels, from a trained model: the target is a mean over formulations, which removes their sensitivity
+    # its repair: half of the target is the label, half the mean over this orbit; no term, no lambda (Theorem 15)
+    "sua_tr_repaired": Objective(k=1, augment=0.5, target="orbit", label_weight=0.5),
+    # from a trained model, without labels but for the last: a mean over formulations has their sensitivity removed
     "distil": Objective(k=1, augment=0.5, target="teacher"),
     # the gradient of the mean KL(q_i, q_j) over pairs i != j, q_i held fixed, is (K + 1) / K times this one's
     "swarm": Objective(k=4, augment=0.8, target="orbit"),  # swarm distillation (Zhou et al., EMNLP 2022)
     "consensus": Objective(k=4, augment=0.8, target="majority"),  # Flip-Flop Consistency (arXiv 2510.14242)
     "clean_answer": Objective(k=4, augment=1.0, target="clean"),  # bias-augmented consistency training
+    "distil_labels": Objective(k=1, augment=0.5, target="teacher", label_weight=0.5),
 }
 
 

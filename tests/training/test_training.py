@@ -88,7 +88,8 @@ def formula(name, p, q, y, dist):
         "augment_share_smoothed": lambda: (where_varied(quarter, smooth(one_hot, 0.1)) - 0.3 * h(p)).mean(),
         "paft": lambda: ce(one_hot[:, None], q).mean(),
         "distil": lambda: over_rows(dist),
-        "sua_tr_repaired": lambda: over_rows(one_hot / 2 + dist / 2),
+        "sua_tr_repaired": lambda: over_rows(one_hot / 2 + mean / 2),
+        "distil_labels": lambda: over_rows(one_hot / 2 + dist / 2),
         "half_p_star": lambda: ce(one_hot / 2 + dist / 2, p).mean(),
         "swarm": lambda: over_rows(mean),
         "consensus": lambda: over_rows(np.eye(c)[votes()]),
@@ -209,7 +210,7 @@ def test_names_and_passes():
     assert [passes[name] for name in ("paft", "clean_answer", "distil", "augment_share_smoothed")] == [1, 5, 2, 1.25]
     unread = {name for name, objective in OBJECTIVES.items() if not objective.reads_labels}
     assert unread == {"soft_labels", "distil", "swarm", "consensus", "clean_answer"}
-    assert {name for name in OBJECTIVES if OBJECTIVES[name].from_trained} == unread - {"soft_labels"} | {"sua_tr_repaired"}
+    assert {name for name in OBJECTIVES if OBJECTIVES[name].from_trained} == unread - {"soft_labels"} | {"distil_labels"}
 
 
 # --- batches ---
