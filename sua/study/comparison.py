@@ -35,8 +35,8 @@ class Comparison:
     `varied` takes. seeds : one training for each. k : variants per input that a trained model sees. only : {experiment:
     methods}, where not all are trained. attacks : {experiment: kernels} that no training drew from.
 
-    A method that needs a trained model to start from gets that of START of the same seed, at the setting's own rates.
-    It trains as long again, so that it has twice the compute of the others, and its teacher's answers on top.
+    starts : {experiment: changes} of START, whose model of the same seed is what a method starts from that needs a
+    trained one. Such a method trains as long again: it has twice the compute of the others, its teacher's answers on top.
     """
 
     experiments: Mapping[str, Mapping]
@@ -45,6 +45,7 @@ class Comparison:
     k: int
     only: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    starts: Mapping[str, Mapping] = field(default_factory=dict)
 
     def methods_of(self, experiment: str) -> list[str]:
         """The methods that are trained in an experiment: those of `only`, soft labels where the data have them."""
@@ -90,7 +91,8 @@ class Comparison:
 
     def _run(self, experiment, training, method, seed, changes, **more):
         setting, objective = varied(self.experiments[experiment], OBJECTIVES[method], changes)
-        start = self._run(experiment, START, START, seed, {}) if objective.from_trained else None
+        start = (self._run(experiment, START, START, seed, self.starts.get(experiment, {})) if objective.from_trained
+                 else None)
         return Run(experiment, setting, training, objective, seed, self.k, start=start, **more)
 
 

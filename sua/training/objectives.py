@@ -244,8 +244,8 @@ OBJECTIVES: dict[str, Objective] = {
     "r_drop": Objective(k=1, variants="copies", augment=0.5, consistency=0.5, divergence="symmetric_kl"),
     "adversarial": Objective(k=1, variants="fgm", augment=0.5),
     "sua_tr": Objective(k=4, consistency=1.0, alignment=1.0),  # as printed, section 5.2
-    # its repair: half of the target is the label, half the mean over this orbit; no term, no lambda (Theorem 15)
-    "sua_tr_repaired": Objective(k=1, augment=0.5, target="orbit", label_weight=0.5),
+    # its repair: a target of the label and of the mean over this orbit; no further term, no lambda (Theorem 15)
+    "sua_tr_repaired": Objective(k=1, augment=0.5, target="orbit", label_weight=0.8),
     # from a trained model, without labels but for the last: a mean over formulations has their sensitivity removed
     "distil": Objective(k=1, augment=0.5, target="teacher"),
     # the gradient of the mean KL(q_i, q_j) over pairs i != j, q_i held fixed, is (K + 1) / K times this one's

@@ -65,11 +65,11 @@ def test_runs_take_what_was_chosen():
 def test_what_teaches_is_the_plainly_trained_model_of_the_same_seed():
     slow = {"learning_rate_scale": 0.5}
     comparison = Comparison({"a": SETTING}, {"distil": [slow], "distil_labels": [slow], "sua_tr_repaired": [{}], "erm": [{}]},
-                            [3], 2)
+                            [3], 2, starts={"a": {"learning_rate_scale": 2.0}})
     runs = comparison.runs({pair: comparison.methods[pair[1]][0] for pair in comparison.pairs()})
     for name in ("distil", "distil_labels"):
         assert runs["a", name, 3] == Run("a", with_rate(0.001), name, OBJECTIVES[name], 3, 2,
-                                         start=Run("a", SETTING, "erm", OBJECTIVES["erm"], 3, 2))
+                                         start=Run("a", with_rate(0.004), "erm", OBJECTIVES["erm"], 3, 2))
     assert runs["a", "erm", 3].start is runs["a", "sua_tr_repaired", 3].start is None
 
 

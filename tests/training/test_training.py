@@ -88,7 +88,7 @@ def formula(name, p, q, y, dist):
         "augment_share_smoothed": lambda: (where_varied(quarter, smooth(one_hot, 0.1)) - 0.3 * h(p)).mean(),
         "paft": lambda: ce(one_hot[:, None], q).mean(),
         "distil": lambda: over_rows(dist),
-        "sua_tr_repaired": lambda: over_rows(one_hot / 2 + mean / 2),
+        "sua_tr_repaired": lambda: over_rows(0.8 * one_hot + 0.2 * mean),
         "distil_labels": lambda: over_rows(one_hot / 2 + dist / 2),
         "half_p_star": lambda: ce(one_hot / 2 + dist / 2, p).mean(),
         "swarm": lambda: over_rows(mean),
