@@ -62,7 +62,7 @@ def objective_step():
     """A step of an objective over plain cross-entropy on the same (K+1)B rows: forward, backward, AdamW."""
     task = sua.load_task("topic", SIZES)
     rows = []
-    for name in ("sua_tr", "sua_tr_repaired"):
+    for name in ("sua_tr", "r_drop"):
         classifier = tiny_encoder(inputs(task["train"]), task.n_classes, hidden=128, layers=4)
         with tempfile.TemporaryDirectory() as folder:
             args = transformers.TrainingArguments(folder, use_cpu=not torch.cuda.is_available(), report_to=[])
@@ -88,7 +88,7 @@ def objective_step():
 def equal_compute():
     """Whole trainings at compute_k = 4, drawing and tokenising variants included, over those of plain fine-tuning."""
     task = sua.load_task("topic", SIZES)
-    names = ("erm", "augment", "r_drop", "adversarial", "sua_tr", "sua_tr_repaired")
+    names = ("erm", "augment", "r_drop", "adversarial", "sua_tr", "augment_share_smoothed")
     run = lambda name: lambda: sua.train("tiny", task, sua.OBJECTIVES[name], task.perturbation("synonyms"), epochs=1,
                                          compute_k=4, hidden=128, layers=4)
     erm, *others = seconds(*map(run, names), repetitions=3)

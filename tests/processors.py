@@ -21,7 +21,7 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "
         "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"}
 SIZES = {"train": 120, "validation": 1, "calibration": 100, "test": 60}
 FEW = {"train": 32, "validation": 1, "calibration": 40, "test": 20}
-TRAINED = {"topic": ("tiny", "sua_tr"), "nli": ("tiny", "adversarial"), "facts": ("tiny_llama", "sua_tr_repaired")}
+TRAINED = {"topic": ("tiny", "sua_tr"), "nli": ("tiny", "adversarial"), "facts": ("tiny_llama", "augment_share_smoothed")}
 
 
 def measure(sizes, epochs) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from ..tasks.task import Task
 from ..training.objectives import OBJECTIVES, Objective
 from .experiment import Run, task_of, varied
 
-START = "erm"  # what teaches, and is trained on, where a method needs a model that knows something
+START = "erm"  # what teaches, and is trained further, where a method needs a model that knows something
 CHECKED_BY_PEOPLE = ("advglue", "option_order")  # attacks that people checked, the same options in another order
 
 
@@ -34,6 +34,9 @@ class Comparison:
     experiments : {experiment: setting}. methods : {name in OBJECTIVES: candidates}, each candidate the changes that
     `varied` takes. seeds : one training for each. k : variants per input that a trained model sees. only : {experiment:
     methods}, where not all are trained. attacks : {experiment: kernels} that no training drew from.
+
+    starts : {experiment: changes} of START, whose model of the same seed is what a method starts from that needs a
+    trained one. Such a method trains as long again: it has twice the compute of the others, its teacher's answers on top.
     """
 
     experiments: Mapping[str, Mapping]
@@ -42,6 +45,7 @@ class Comparison:
     k: int
     only: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    starts: Mapping[str, Mapping] = field(default_factory=dict)
 
     def methods_of(self, experiment: str) -> list[str]:
         """The methods that are trained in an experiment: those of `only`, soft labels where the data have them."""
@@ -87,7 +91,8 @@ class Comparison:
 
     def _run(self, experiment, training, method, seed, changes, **more):
         setting, objective = varied(self.experiments[experiment], OBJECTIVES[method], changes)
-        start = self._run(experiment, START, START, seed, {}) if objective.from_trained else None
+        start = (self._run(experiment, START, START, seed, self.starts.get(experiment, {})) if objective.from_trained
+                 else None)
         return Run(experiment, setting, training, objective, seed, self.k, start=start, **more)
 
 

@@ -20,8 +20,6 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
-from ..theory.numbers import LAMBDA_JS
-
 VARIANTS = ("perturbed", "copies", "fgm", "vat")
 ADVERSARIAL = ("fgm", "vat")
 GIVEN = ("label_dist", "teacher")  # targets that come with the data
@@ -246,15 +244,14 @@ OBJECTIVES: dict[str, Objective] = {
     "r_drop": Objective(k=1, variants="copies", augment=0.5, consistency=0.5, divergence="symmetric_kl"),
     "adversarial": Objective(k=1, variants="fgm", augment=0.5),
     "sua_tr": Objective(k=4, consistency=1.0, alignment=1.0),  # as printed, section 5.2
-    "sua_tr_repaired": Objective(k=1, augment=0.5, consistency=1.0, to_mean=True, divergence="js", alignment=1.0,
-                                 lam=LAMBDA_JS, batch_level=True, smoothing=0.1, confidence_penalty=0.3),
-    # without labels, from a trained model: the target is a mean over formulations, which removes their sensitivity
+    # its repair: a target of the label and of the mean over this orbit; no further term, no lambda (Theorem 15)
+    "sua_tr_repaired": Objective(k=1, augment=0.5, target="orbit", label_weight=0.8),
+    # from a trained model, without labels but for the last: a mean over formulations has their sensitivity removed
     "distil": Objective(k=1, augment=0.5, target="teacher"),
     # the gradient of the mean KL(q_i, q_j) over pairs i != j, q_i held fixed, is (K + 1) / K times this one's
     "swarm": Objective(k=4, augment=0.8, target="orbit"),  # swarm distillation (Zhou et al., EMNLP 2022)
     "consensus": Objective(k=4, augment=0.8, target="majority"),  # Flip-Flop Consistency (arXiv 2510.14242)
     "clean_answer": Objective(k=4, augment=1.0, target="clean"),  # bias-augmented consistency training
-    # with labels and a teacher
     "distil_labels": Objective(k=1, augment=0.5, target="teacher", label_weight=0.5),
 }
 

@@ -2,6 +2,8 @@
 
 import doctest
 import re
+import warnings
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -21,7 +23,7 @@ from sua.models.tiny import tiny_llama
 from sua.paths import NotAvailableError
 from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, instructions, on_first, option_columns, variants
 from sua.tasks import inputs
-from sua.training.trainer import SUATrainer, VariantData
+from sua.training.trainer import SUATrainer, VariantData, teacher_answers
 
 WORDS = "the film is a slow , funny and unforgettable mess about people who live beside the sea".split()
 PARAGRAPH = " ".join(WORDS * 3)
@@ -430,7 +432,7 @@ def colours():
     return Task("colours", DatasetDict(train=split), ("A", "B", "C")), kernel
 
 
-@pytest.mark.parametrize("objective", ["erm", "r_drop", "adversarial", "sua_tr_repaired"])
+@pytest.mark.parametrize("objective", ["erm", "r_drop", "adversarial", "sua_tr"])
 def test_it_trains_through_the_same_code(colours, objective, tmp_path):
     task, kernel = colours
     trained, _ = train("tiny_llama", task, OBJECTIVES[objective], kernel, epochs=12, batch_size=15, learning_rate=1e-2,
@@ -441,6 +443,25 @@ def test_it_trains_through_the_same_code(colours, objective, tmp_path):
     predictions = predict(trained, task["train"], kernel, k=3, internals=True, dropout=2)
     assert predictions.perturbed.shape == (60, 3, 3)
     assert predictions.features.shape == (60, trained.model.config.hidden_size)
+
+
+def test_it_distils_its_orbit_over_reordered_options_of_several_numbers(colours, tmp_path):
+    """The teacher's answer is in the order of each input's own options, and absent ones stay at 0."""
+    task, _ = colours
+    fewer = [row[:2 + i % 2] for i, row in enumerate(task["train"]["options"])]
+    split = task["train"].remove_columns(["options", "label"]).add_column("options", fewer)
+    task = Task("colours", DatasetDict(train=split), ("A", "B", "C"))
+    begun = tiny_llama(inputs(split))
+    teacher = teacher_answers(begun, split, OBJECTIVES["distil"], OPTION_ORDER)
+    assert teacher.shape == (60, 3) and (teacher[::2, 2] == 0).all() and (teacher[1::2] > 0).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two options have one other order
+        assert teacher == pytest.approx(predict(begun, split, OPTION_ORDER, k=8).orbit.mean(1), abs=1e-12)
+    sharp = replace(OBJECTIVES["distil"], power=2.0)
+    for rows in (split, split.select(range(0, 60, 2))):  # of all, or of two options alone
+        of = Task("colours", DatasetDict(train=rows), ("A", "B", "C"))
+        _, log = train("tiny_llama", of, sharp, OPTION_ORDER, epochs=1, batch_size=15, start=tiny_llama(inputs(rows)))
+        assert np.isfinite(log[0]["loss"]) and log[0]["sensitivity"] > 0
 
 
 def test_lora_is_merged_into_the_model(colours, tmp_path):

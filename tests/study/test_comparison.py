@@ -62,6 +62,17 @@ def test_runs_take_what_was_chosen():
         COMPARISON.ablations(chosen, {"sua_tr": {}}, "b")
 
 
+def test_what_teaches_is_the_plainly_trained_model_of_the_same_seed():
+    slow = {"learning_rate_scale": 0.5}
+    comparison = Comparison({"a": SETTING}, {"distil": [slow], "distil_labels": [slow], "sua_tr_repaired": [{}], "erm": [{}]},
+                            [3], 2, starts={"a": {"learning_rate_scale": 2.0}})
+    runs = comparison.runs({pair: comparison.methods[pair[1]][0] for pair in comparison.pairs()})
+    for name in ("distil", "distil_labels"):
+        assert runs["a", name, 3] == Run("a", with_rate(0.001), name, OBJECTIVES[name], 3, 2,
+                                         start=Run("a", with_rate(0.004), "erm", OBJECTIVES["erm"], 3, 2))
+    assert runs["a", "erm", 3].start is runs["a", "sua_tr_repaired", 3].start is None
+
+
 def test_tables_of_objectives_and_of_the_selection():
     assert differences(OBJECTIVES["erm"]) == "" and differences(OBJECTIVES["augment"]) == "k = 4, augment = 0.8"
     table = selection_table(METHODS, {("a", "erm"): (1, [0.7, 0.6])})
@@ -217,11 +228,3 @@ def test_the_finding_at_the_head_of_the_notebook_is_that_of_the_committed_tables
     read = [pd.read_csv(ROOT / f"figures/{profile}/{name}.csv", keep_default_na=False) for name in ("table2", "table3")]
     accuracy = first_numbers(read[0].set_index(["task", "training"])[["accuracy"]])["accuracy"].unstack("task")
     assert (accuracy.loc["sua_tr"] < accuracy.loc["augment"]).all()
-    assert (accuracy.loc["sua_tr_repaired"] >= accuracy.loc["augment"]).all()
-    losses = read[1][read[1]["ablation"].str.startswith("loss: sua_tr_repaired")].set_index(["task", "ablation"])
-    apart = first_numbers(losses[["accuracy", "robust_accuracy"]])
-    deviation = losses["accuracy"].str.split().str[2].astype(float)
-    for task in {task for task, ablation in losses.index if "without" in ablation}:
-        for term in ("consistency", "alignment"):
-            whole, without = (task, "loss: sua_tr_repaired"), (task, f"loss: sua_tr_repaired: without {term}")
-            assert apart.loc[without, "accuracy"] > apart.loc[whole, "accuracy"] - max(deviation[whole], 0.01)

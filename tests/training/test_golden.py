@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sua import OBJECTIVES, load_task, train
+from sua import OBJECTIVES, Objective, load_task, train
 from sua.tasks import inputs
+from sua.theory import LAMBDA_JS
 from sua.training.trainer import RECIPE
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "golden.json"
-TRAININGS = {"topic": ("tiny", "sua_tr"), "nli": ("tiny", "adversarial"), "facts": ("tiny_llama", "sua_tr_repaired")}
+MANY_TERMS = Objective(k=1, augment=0.5, consistency=1.0, to_mean=True, divergence="js", alignment=1.0, lam=LAMBDA_JS,
+                       batch_level=True, smoothing=0.1, confidence_penalty=0.3)
+TRAININGS = {"topic": ("tiny", OBJECTIVES["sua_tr"]), "nli": ("tiny", OBJECTIVES["adversarial"]),
+             "facts": ("tiny_llama", MANY_TERMS)}
 
 
 def probabilities(world) -> list:
@@ -23,7 +27,7 @@ def probabilities(world) -> list:
     model, objective = TRAININGS[world]
     task = load_task(world, {"train": 40, "validation": 1, "calibration": 1, "test": 3})
     kernel = task.perturbation(["synonyms", "wording"])
-    trained, _ = train(model, task, OBJECTIVES[objective], kernel, epochs=4, batch_size=8, learning_rate=0.005)
+    trained, _ = train(model, task, objective, kernel, epochs=4, batch_size=8, learning_rate=0.005)
     asked = inputs(task["test"])
     rng = np.random.default_rng(0)
     return trained.predict_proba([*asked, *(kernel.sample(x, 1, rng)[0] for x in asked)]).round(9).tolist()
