@@ -10,9 +10,10 @@ import json
 import math
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Mapping
 
@@ -36,6 +37,7 @@ from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
 # in other weights; tests/training/test_golden.py notices such a change.
 RECIPE = 1
 PROBED = 20  # training inputs whose variants tell one kernel from another
+SAVE_EVERY = 10  # seconds between checkpoints; most tiny models train in less and need none
 
 
 class VariantData(torch.utils.data.Dataset):
@@ -48,12 +50,12 @@ class VariantData(torch.utils.data.Dataset):
 
     def __init__(self, split: Dataset, classifier: EncoderClassifier, objective: Objective,
                  perturbation: Perturbation | None, seed: int, length: int | None = None):
-        self.inputs, self.labels, self.soft = inputs(split), list(split["label"]), None
+        self.inputs, self.labels, self.soft = inputs(split), split["label"][:], None
         if objective.soft:
             if "label_dist" not in split.column_names:
                 raise ValueError("the objective has soft = True, but the training split has no column label_dist: take "
                                  "a task with known or voted distributions, or soft = False")
-            self.soft = np.asarray(split["label_dist"])
+            self.soft = np.asarray(split["label_dist"][:])
         self.classifier, self.perturbation, self.seed = classifier, _needed(perturbation, objective), seed
         self.objective, self.length, self.epoch = objective, length or len(self.inputs), 0
         self._order = None, None
@@ -75,7 +77,7 @@ class VariantData(torch.utils.data.Dataset):
     def _variants(self, epoch, i):
         x, k = self.inputs[i], self.objective.k
         if self.perturbation:
-            return self.perturbation.sample(x, k, np.random.default_rng([self.seed, epoch, i]))
+            return _drawn(self.perturbation, x, k, self.seed, epoch, i)
         return [x] * k if self.objective.variants == "copies" else []
 
     def collate(self, items):
@@ -96,6 +98,11 @@ class VariantData(torch.utils.data.Dataset):
             "items": torch.tensor(chosen),
             "labels": torch.tensor([self.labels[i] for i in chosen]),
         }
+
+
+@lru_cache(maxsize=50_000)  # a study trains many models on the same variants, one after another
+def _drawn(perturbation, x, k, seed, epoch, i):
+    return perturbation.sample(x, k, np.random.default_rng([seed, epoch, i]))
 
 
 def _needed(perturbation, objective):
@@ -159,6 +166,9 @@ class SUATrainer(transformers.Trainer):
         self._sums = {name: self._sums.get(name, 0) + value for name, value in terms.items()}
         self._steps += 1
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def floating_point_ops(self, batch):
+        return 0  # nobody reads this count, and in a tiny model it takes as long as the optimizer
 
     def log(self, logs, *args, **kwargs):
         if self._steps and "loss" in logs:
@@ -312,10 +322,23 @@ def _fit(classifier, args, task, objective, perturbation, probes, lora, folder):
 
 
 class _CompleteCheckpoints(transformers.TrainerCallback):
-    """Marks each checkpoint once all its files are written: a kill in between leaves it unmarked and unused."""
+    """Marks each checkpoint once all its files are written: a kill in between leaves it unmarked and unused.
+
+    A single process leaves out those that come within SAVE_EVERY seconds of the last, and the one at the end, where the
+    model itself is saved; several processes would have to agree on the time.
+    """
+
+    def on_train_begin(self, args, state, control, **_):
+        self.last_saved = time.monotonic()
+
+    def on_step_end(self, args, state, control, **_):
+        early = time.monotonic() - self.last_saved < SAVE_EVERY
+        if args.world_size == 1 and (early or state.global_step >= state.max_steps):
+            control.should_save = False
 
     def on_save(self, args, state, control, **_):
         args.distributed_state.wait_for_everyone()
+        self.last_saved = time.monotonic()
         Path(args.output_dir, f"checkpoint-{state.global_step}", "complete").touch()
 
     @staticmethod
