@@ -99,17 +99,17 @@ def inputs(split) -> list[Input]:
     expect("text" in split.column_names, lambda: f"the split has no column 'text', only {', '.join(split.column_names)}"
            ": rename the column that holds the texts")
     if "text_pair" in split.column_names:
-        return list(zip(split["text"], split["text_pair"]))
+        return list(zip(split["text"][:], split["text_pair"][:]))  # read whole, a column is twenty times as fast
     if "options" in split.column_names:
-        return [(text, *options) for text, options in zip(split["text"], split["options"])]
-    return list(split["text"])
+        return [(text, *options) for text, options in zip(split["text"][:], split["options"][:])]
+    return list(split["text"][:])
 
 
 def clarifications(split) -> list[list[Input]]:
     """For each input of a split its Z clarifications, in the form of the inputs."""
     if "clarified_pair" in split.column_names:
-        return [list(zip(first, second)) for first, second in zip(split["clarified"], split["clarified_pair"])]
-    return [list(row) for row in split["clarified"]]
+        return [list(zip(first, second)) for first, second in zip(split["clarified"][:], split["clarified_pair"][:])]
+    return [list(row) for row in split["clarified"][:]]
 
 
 def has_options(example: Input) -> bool:

@@ -68,11 +68,13 @@ class Comparison:
              ) -> dict[tuple[str, str, int], Run]:
         """A run for every experiment, method and seed, with the changes that were chosen for (experiment, method).
 
-        scored : methods of which logits, features and dropout passes are kept. more : further fields of Run.
+        scored : methods of which logits, features and dropout passes are kept. more : further fields of Run. Validation
+        inputs, by which the strengths were chosen, are not asked again.
         """
         return {(experiment, method, seed): self._run(
                     experiment, method, method, seed, chosen[experiment, method], full=method in scored,
-                    attacks=tuple(self.attacks.get(experiment, ())), **more)
+                    attacks=tuple(self.attacks.get(experiment, ())),
+                    splits=("calibration", "test"), **more)
                 for experiment, method in self.pairs() for seed in self.seeds}
 
     def ablations(self, chosen: Mapping[tuple[str, str], Mapping], ablations: Mapping[str, Mapping[str, Mapping]],

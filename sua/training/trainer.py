@@ -10,9 +10,10 @@ import json
 import math
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Mapping
 
@@ -38,6 +39,7 @@ from .objectives import ADVERSARIAL, OBJECTIVES, Objective, adversarial_logits
 RECIPE = 1
 PROBED = 20  # training inputs whose variants tell one kernel from another
 POOL = 50  # batches whose items are sorted by length together, where items are grouped
+SAVE_EVERY = 10  # seconds between checkpoints; most tiny models train in less and need none
 
 
 class VariantData(torch.utils.data.Dataset):
@@ -53,11 +55,11 @@ class VariantData(torch.utils.data.Dataset):
                  perturbation: Perturbation | None, seed: int, length: int | None = None,
                  teacher: np.ndarray | None = None):
         self.inputs, self.reference = inputs(split), None
-        self.labels = list(split["label"]) if objective.reads_labels else None
+        self.labels = split["label"][:] if objective.reads_labels else None
         if objective.target == "label_dist":
             expect("label_dist" in split.column_names, "the objective has target = 'label_dist', but the training split "
                    "has no column label_dist: take a task with known or voted distributions, or another target")
-            self.reference = np.asarray(split["label_dist"])
+            self.reference = np.asarray(split["label_dist"][:])
         if objective.target == "teacher":
             expect(teacher is not None and len(teacher) == len(self.inputs), lambda: "the objective has target = "
                    f"'teacher', but teacher has {0 if teacher is None else len(teacher)} rows for {len(self.inputs)} "
@@ -100,7 +102,7 @@ class VariantData(torch.utils.data.Dataset):
     def _variants(self, epoch, i):
         x, k = self.inputs[i], self.objective.k
         if self.perturbation:
-            return self.perturbation.sample(x, k, np.random.default_rng([self.seed, epoch, i]))
+            return _drawn(self.perturbation, x, k, self.seed, epoch, i)
         return [x] * k if self.objective.variants == "copies" else []
 
     def collate(self, items):
@@ -123,6 +125,11 @@ class VariantData(torch.utils.data.Dataset):
             **options,
             "items": torch.tensor(chosen),
         }
+
+
+@lru_cache(maxsize=50_000)  # a study trains many models on the same variants, one after another
+def _drawn(perturbation, x, k, seed, epoch, i):
+    return perturbation.sample(x, k, np.random.default_rng([seed, epoch, i]))
 
 
 def _needed(perturbation, objective):
@@ -204,6 +211,9 @@ class SUATrainer(transformers.Trainer):
         self._sums = {name: self._sums.get(name, 0) + value for name, value in terms.items()}
         self._steps += 1
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def floating_point_ops(self, batch):
+        return 0  # nobody reads this count, and in a tiny model it takes as long as the optimizer
 
     def log(self, logs, *args, **kwargs):
         if self._steps and "loss" in logs:
@@ -393,10 +403,23 @@ def _fit(classifier, args, task, objective, perturbation, probes, lora, teacher,
 
 
 class _CompleteCheckpoints(transformers.TrainerCallback):
-    """Marks each checkpoint once all its files are written: a kill in between leaves it unmarked and unused."""
+    """Marks each checkpoint once all its files are written: a kill in between leaves it unmarked and unused.
+
+    A single process leaves out those that come within SAVE_EVERY seconds of the last, and the one at the end, where the
+    model itself is saved; several processes would have to agree on the time.
+    """
+
+    def on_train_begin(self, args, state, control, **_):
+        self.last_saved = time.monotonic()
+
+    def on_step_end(self, args, state, control, **_):
+        early = time.monotonic() - self.last_saved < SAVE_EVERY
+        if args.world_size == 1 and (early or state.global_step >= state.max_steps):
+            control.should_save = False
 
     def on_save(self, args, state, control, **_):
         args.distributed_state.wait_for_everyone()
+        self.last_saved = time.monotonic()
         Path(args.output_dir, f"checkpoint-{state.global_step}", "complete").touch()
 
     @staticmethod

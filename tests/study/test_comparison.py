@@ -51,7 +51,7 @@ def test_runs_take_what_was_chosen():
     runs = COMPARISON.runs(chosen, ["erm"], samples=5, dropout=2)
     assert len(runs) == 8 and all(run.samples == 5 and run.dropout == 2 for run in runs.values())
     assert runs["a", "sua_tr", 4] == Run("a", SETTING, "sua_tr", replace(OBJECTIVES["sua_tr"], k=2), 4, 2, 5,
-                                         dropout=2, attacks=("rare",))
+                                         dropout=2, attacks=("rare",), splits=("calibration", "test"))
     assert runs["b", "erm", 3].full and not runs["a", "sua_tr", 3].full and runs["b", "erm", 3].attacks == ()
     changed = COMPARISON.ablations(chosen, {"sua_tr": {"lambda 4": {"lam": 4.0}}}, "a")
     assert list(changed) == [("a", "sua_tr: lambda 4", 3), ("a", "sua_tr: lambda 4", 4)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -317,6 +318,7 @@ def test_adversarial_shift_has_its_length_and_does_the_most_harm(objective):
 def test_interrupted_training_ends_in_the_same_weights(task, synonyms, tmp_path, monkeypatch, options):
     options = dict(perturbation=synonyms, seed=3, epochs=3, batch_size=16, learning_rate=1e-3, **options)
     whole, log = train("tiny", task, cache=tmp_path / "whole", **options)
+    monkeypatch.setattr("sua.training.trainer.SAVE_EVERY", 0)
     original = SUATrainer.compute_loss
 
     def interrupted_in_epoch_two(self, *args, **kwargs):
@@ -339,6 +341,19 @@ def test_interrupted_training_ends_in_the_same_weights(task, synonyms, tmp_path,
     assert same_weights(whole, resumed)
     assert [entry["task"] for entry in resumed_log] == [entry["task"] for entry in log]
     assert [entry["epoch"] for entry in log] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seconds, saved", [(0, [1, 2, 3]), (6, [2]), (10, [3]), (100, [])])
+def test_checkpoints_keep_their_distance_and_the_end_needs_none(task, tmp_path, monkeypatch, seconds, saved):
+    """Four steps seconds apart by a clock of our own, each the end of an epoch."""
+    clock, written = iter(range(0, 1000, 4)), []
+    monkeypatch.setattr("sua.training.trainer.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("sua.training.trainer.SAVE_EVERY", seconds)
+    original = SUATrainer._save_checkpoint
+    monkeypatch.setattr(SUATrainer, "_save_checkpoint", lambda self, *a, **k: written.append(self.state.global_step) or
+                        original(self, *a, **k))
+    train("tiny", task, OBJECTIVES["erm"], epochs=4, batch_size=len(task["train"]), cache=tmp_path)
+    assert written == saved
 
 
 def test_a_finished_model_is_not_trained_again(task, tmp_path, monkeypatch):
