@@ -201,7 +201,7 @@ def test_toy_runs_carry_a_banner(tiny):
 
 def test_code_cells_fold_and_what_was_run_does_not(tiny):
     text = (tiny[0] / "notebooks/01_first.html").read_text(encoding="utf-8")
-    folded = '<details class="hide above-input">'
+    folded = 'hide above-input">'
     assert text.count(folded) == 3 and text.index("size") < text.index(folded)
 
 

@@ -199,8 +199,10 @@ class GenerativeLM:
         for a, b, prompt in zip(true, false, shared):
             expect(len(prompt) < min(len(a), len(b)), "the tokenizer does not tell (A) from (B): set p_true=False")
         options = [(a[len(prompt)], b[len(prompt)]) for a, b, prompt in zip(true, false, shared)]
-        read = lambda chosen, logits, *_: [logits[row, options[i]].double().softmax(-1)[0].item()
-                                           for row, i in enumerate(chosen)]
+
+        def read(chosen, logits, *_):
+            return [logits[row, options[i]].double().softmax(-1)[0].item() for row, i in enumerate(chosen)]
+
         found = dict(zip(asked, self._in_batches(shared, 1, read)))
         return [found[pair] for pair in zip(questions, answers)]
 

@@ -1,15 +1,19 @@
-"""The experiments of the first two notebooks' "Try it yourself", each as its text says, at toy size."""
+"""The experiments of "Try it yourself" in notebooks 01, 02 and 04, each as its text says, at toy size; those of notebook
+03 are in test_comparison.py."""
 
 import json
 import os
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from sua import recorded
+from sua.study import baselines
 from sua.study.report import Stage
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -104,3 +108,36 @@ def test_the_experiments_on_collapse_do_what_they_say():
     assert rate["majority"] > 0.6 and rate["smoothed"] < 0.05
     metrics = runs[0]["stage"].save_metrics().set_index(["metric", "training"])["value"]["collapse_kl"]
     assert metrics["smoothed"] > 1.5 * metrics["soft"]
+
+
+# --- notebook 04 ---
+
+@pytest.fixture(scope="module")
+def halves():
+    """Calibration and test items of one of the language models."""
+    return baselines.split_items(recorded.llms()["Yi-34B"], 800)
+
+
+def test_a_weaker_promise_certifies_more(halves):
+    held, tested = halves
+    rows = pd.DataFrame(baselines.certified_rows(tested, held, [[0.1, 0.1], [0.3, 0.1]]))
+    coverage = rows.pivot(index="score", columns="risk", values="coverage")
+    assert (coverage[0.3] >= coverage[0.1]).all() and (coverage[0.3] > coverage[0.1]).any()
+
+
+def test_a_fitted_score_refuses_the_items_that_it_ranks(halves):
+    _, tested = halves
+    with pytest.raises(ValueError, match="share .* ids"):
+        baselines.scores_of([tested], [tested])
+
+
+def test_another_prompt_may_be_the_input(tmp_path):
+    (tmp_path / "data").symlink_to(NOTEBOOKS.parent / "data")
+    name = "04_baselines"
+    edits = [("finding", "for name, p in llms.items()}", 'for name, p in sets.llms("task").items()}')]
+    first, other = (run_cells(name, "finding", SMOKE[name], more) for more in ((), edits))
+    assert set(first["settings"]) == set(other["settings"])
+    changed = [name for name in first["settings"]
+               if not np.array_equal(first["settings"][name][1].probs, other["settings"][name][1].probs)]
+    assert len(changed) == len(first["settings"])  # another x in every setting
+    assert list(other["aurocs"].index) == list(first["aurocs"].index) and other["aurocs"]["sua"].notna().all()
