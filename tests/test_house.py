@@ -130,12 +130,12 @@ except ImportError as error:
 
 PUBLIC = {  # every name of sua, and those of its modules that are written after a dot
     "": """ABSTAIN AbstentionRule CallableModel ChoiceLM ContextualCalibration EncoderChoice EncoderClassifier
-        Entailment ErrorProbability GENERATION_SCORES Generations GenerativeLM OBJECTIVES Objective Predictions
-        PriDe RemoteError RemoteLM SCORES SUATrainer SameText SelectiveModel Task answer_sets calibrate checks
-        error_floor experiment from_lm_eval from_outputs generation generation_score lambda_diagnosis load_model
-        load_task meaning_clusters metrics misalignment_test orbit_calibration_error perturb predict recorded
-        regimes reliability removable_risk report_html score similarities stability_certificate statements
-        theory train worlds""",
+        Entailment ErrorProbability GENERATION_SCORES Generations GenerativeLM OBJECTIVES Objective OrbitModel
+        Predictions PriDe RemoteError RemoteLM SCORES SUATrainer SameText SelectiveModel Task answer_sets
+        calibrate checks error_floor experiment from_lm_eval from_outputs generation generation_score
+        lambda_diagnosis load_model load_task meaning_clusters metrics misalignment_test numerical_floor
+        orbit_calibration_error perturb predict recorded regimes reliability removable_risk report_html score
+        similarities stability_certificate statements theory train worlds""",
     "perturb": """Audit KERNELS LETTERS OPTION_ORDER RETRIES Input Perturbation audit given has_options lettered mixture
         on_first option_columns repeats synonyms variants""",
     "metrics": """FLOOR MODEL_METRICS SCORE_METRICS SingleClassError accuracy augrc aurc auroc auroc_intervals brier
