@@ -20,7 +20,7 @@ from .divergences import FLOOR
 from .inputs import expect, numbers
 from .predictions import Predictions
 
-LARGEST = 1 << 24  # entries of the resamples that are held at a time, 128 MB
+LARGEST = 1 << 24  # entries of the resamples that are held at a time, 64 MB
 
 
 class SingleClassError(ValueError):
@@ -250,8 +250,9 @@ def _blocks(is_error, score, counts):
     is_error, score = _checked(is_error, score)
     order = np.argsort(score, kind="stable")
     start = np.flatnonzero(np.append(True, score[order][1:] != score[order][:-1]))
-    ordered = counts[:, order]
-    return np.add.reduceat(ordered, start, axis=1), np.add.reduceat(ordered * is_error[order], start, axis=1)
+    ordered, exact = counts[:, order], np.result_type(counts, int)
+    return (np.add.reduceat(ordered, start, axis=1, dtype=exact),
+            np.add.reduceat(ordered * is_error[order], start, axis=1, dtype=exact))
 
 
 def _pairs(is_error, score, counts):
@@ -261,10 +262,14 @@ def _pairs(is_error, score, counts):
     right = right[np.argsort(-score[right])]
     first, last = (np.searchsorted(-score[right], -score[wrong], side) for side in ("left", "right"))
     bad = counts.take(wrong, axis=1)
-    above = np.zeros((len(counts), len(right) + 1), dtype=np.result_type(counts, int))  # integers cumulate fastest
-    counts.take(right, axis=1).cumsum(1, out=above[:, 1:])
-    twice = (bad * (above.take(first, axis=1) + above.take(last, axis=1))).sum(1)
-    return bad.sum(1), above[:, -1], twice / 2
+    good = counts.take(right, axis=1)
+    errors, exact = bad.sum(1), np.result_type(counts, int)
+    # integers cumulate fastest, and those of 32 bits, where they hold every product, twice as fast
+    narrow = counts.dtype == np.int32 and 2 * int(bad.max(initial=0)) * int(good.sum(1).max(initial=0)) < 1 << 31
+    above = np.zeros((len(counts), len(right) + 1), dtype=np.int32 if narrow else exact)
+    good.cumsum(1, out=above[:, 1:], dtype=above.dtype)
+    twice = (bad * (above.take(first, axis=1) + above.take(last, axis=1))).sum(1, dtype=exact)
+    return errors, above[:, -1].astype(exact), twice / 2
 
 
 def _aurc(size, bad):
@@ -301,7 +306,7 @@ def intervals(runs: Sequence[Mapping[str, object]], metric: Callable = auroc, re
     "no gain", normal with the bootstrap's deviation. The move is next to nothing except for `ece`, which is higher on
     resamples: unmoved, its interval may lie above its value.
 
-    Resamples are drawn and measured in blocks of 128 MB, whatever N. ValueError for runs of another form, with other
+    Resamples are drawn and measured in blocks of 64 MB, whatever N. ValueError for runs of another form, with other
     names or sizes, an unknown reference, resamples < 2 or a level outside (0, 1).
     """
     _check_runs(runs, references, resamples, level)
@@ -358,9 +363,9 @@ def _all_resamples(n, resamples, seed):
 
 def _drawn(n, resamples, seed, rows):
     rng = np.random.default_rng(seed)
-    yield np.ones((1, n), dtype=int)
+    yield np.ones((1, n), dtype=np.int32)
     for first in range(0, resamples, rows):
-        yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - first))
+        yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - first)).astype(np.int32)
 
 
 def auroc_intervals(runs: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]], references: Sequence[str] = ("entropy",),

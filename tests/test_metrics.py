@@ -475,6 +475,20 @@ def test_resamples_in_blocks_are_those_in_one_piece(rows, monkeypatch):
     assert (blocks[0] == np.vstack([np.ones((1, 200), int), old])).all()
 
 
+@pytest.mark.parametrize("metric", SCORE_METRICS.values(), ids=SCORE_METRICS)
+@pytest.mark.parametrize("times", [1, 60_000, 100_000_000])
+def test_counts_of_32_bits_are_as_exact_as_wider_ones(metric, times):
+    """Each item so often: as once each, where products and sums of 32 bits would overflow too."""
+    wrong, score = np.array([1, 0, 1, 0, 0, 1]), np.array([0.1, 0.2, 0.3, 0.3, 0.4, 0.9])
+    counts = np.full((2, 6), times) * [[1], [2]]
+    if metric in (aurc, e_aurc) and times > 60_000:
+        pytest.skip("the harmonic numbers up to so many items are held in memory")
+    narrow, wide = metric(wrong, score, counts=counts.astype(np.int32)), metric(wrong, score, counts=counts)
+    np.testing.assert_array_equal(narrow, wide)
+    if metric is auroc:
+        np.testing.assert_allclose(narrow, auroc(wrong, score), rtol=1e-12)
+
+
 def test_numbers_that_are_none_are_named():
     for call, said in ((lambda: auroc([0, 1], ["a", "b"]), "score is not a rectangular array of numbers"),
                        (lambda: holm([0.1, "x"]), "p_values is not a rectangular array of numbers"),

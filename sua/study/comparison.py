@@ -64,17 +64,17 @@ class Comparison:
                     for i, changes in enumerate(self.methods[method])]
                 for experiment, method in self.pairs()}
 
-    def runs(self, chosen: Mapping[tuple[str, str], Mapping], scored: Sequence[str] = (), **more
-             ) -> dict[tuple[str, str, int], Run]:
+    def runs(self, chosen: Mapping[tuple[str, str], Mapping], scored: Sequence[str] = (),
+             splits: Sequence[str] = ("calibration", "test"), **more) -> dict[tuple[str, str, int], Run]:
         """A run for every experiment, method and seed, with the changes that were chosen for (experiment, method).
 
-        scored : methods of which logits, features and dropout passes are kept. more : further fields of Run. Validation
-        inputs, by which the strengths were chosen, are not asked again.
+        scored : methods of which logits, features and dropout passes are kept. splits : without the validation
+        inputs, by which the strengths were chosen. more : further fields of Run.
         """
         return {(experiment, method, seed): self._run(
                     experiment, method, method, seed, chosen[experiment, method], full=method in scored,
                     attacks=tuple(self.attacks.get(experiment, ())),
-                    splits=("calibration", "test"), **more)
+                    splits=tuple(splits), **more)
                 for experiment, method in self.pairs() for seed in self.seeds}
 
     def ablations(self, chosen: Mapping[tuple[str, str], Mapping], ablations: Mapping[str, Mapping[str, Mapping]],
