@@ -39,8 +39,8 @@ class GenerativeLM:
                  temperature: float = 1.0, batch_size: int = 64, name: str | None = None, cache: Path | None = None):
         expect("{question}" in template, f'template = {template!r} has no "{{question}}": say where the question goes')
         expect(max_new_tokens >= 1, f"max_new_tokens = {max_new_tokens}: an answer needs at least one token")
-        expect(LEAST_TEMPERATURE <= temperature < math.inf, f"temperature = {temperature}: give a finite one of at least "
-               f"{LEAST_TEMPERATURE:g}; greedy answers come anyway")
+        expect(LEAST_TEMPERATURE <= temperature < math.inf, f"temperature = {temperature}: give a finite one of at "
+               f"least {LEAST_TEMPERATURE:g}; greedy answers come anyway")
         expect(batch_size >= 1, f"batch_size = {batch_size}: give at least 1")
         self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
         self.max_new_tokens, self.temperature = max_new_tokens, temperature

@@ -21,9 +21,9 @@ def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed:
 
     sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation.
     A seeded draw decides which and in what order. Hub rows without a label (-1) are left out; calibration and test rows
-    come from the hub's held-out splits, and share a single one in proportion if it is smaller than asked for. `official`
-    splits of a HubTask are whole and as they are where `sizes` does not name them. Further arguments go to the world's
-    generator.
+    come from the hub's held-out splits, and share a single one in proportion if it is smaller than asked for. Where
+    `sizes` does not name them, `official` splits of a HubTask are whole and in their order. Further arguments go to the
+    world's generator.
 
     Raises ValueError for an unknown name, a missing column or too few rows; NotAvailableError if neither a mirror
     nor the hub has the set.

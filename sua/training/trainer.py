@@ -130,8 +130,9 @@ class SUATrainer(transformers.Trainer):
     """transformers.Trainer on an `Objective`: one forward pass over the clean rows and their variants.
 
     data : a Task split. With args.max_steps the items are one endless shuffled stream in full batches, of like length
-    if args.train_sampling_strategy is "group_by_length". probes : named splits. Logs task, sensitivity, entropy and sua_positive, means over the steps and processes since the last entry,
-    and entropy_<name>, the mean entropy (nats) of p on each probe, beside the loss.
+    if args.train_sampling_strategy is "group_by_length". probes : named splits. Logs task, sensitivity, entropy and
+    sua_positive, means over the steps and processes since the last entry, and entropy_<name>, the mean entropy (nats)
+    of p on each probe, beside the loss.
     Raises FloatingPointError on a loss that is not finite, with the step, the terms and the items of the batch.
     """
 
