@@ -45,7 +45,8 @@ help:  ## list the targets
 # serve another checkout, so that it is only compared.
 setup: $(READY)  ## create .venv from requirements.lock and install sua (done by the other targets when needed)
 	@$(PY) -c "import sua" 2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .
-	@$(PY) -P tests/pins.py --sua $(if $(PINNED),|| true,2>/dev/null || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .)
+	@$(PY) -P tests/pins.py --sua $(if $(PINNED),|| true,2>/dev/null \
+	  || $(PY) -m pip install -qq --no-deps --no-build-isolation -e .)
 
 .venv/ready: requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (a few minutes, once)"

@@ -65,7 +65,7 @@ def test_setup_compares_the_environments_sua_and_leaves_it(tmp_path):
                                    env={**os.environ, **active, "PYTHONPATH": str(folder)})
             for folder in (ROOT, tmp_path)}
     assert not said[ROOT].stderr
-    for part in (f"is {tmp_path / 'sua'}, not {ROOT / 'sua'}", f"pip install --no-deps -e {ROOT}", f"PYTHONPATH={ROOT}"):
+    for part in (f"is {tmp_path / 'sua'}, not {ROOT / 'sua'}", f"install --no-deps -e {ROOT}", f"PYTHONPATH={ROOT}"):
         assert part in said[tmp_path].stderr
     assert [file.name for file in (tmp_path / "sua").iterdir() if file.suffix == ".py"] == ["__init__.py"]
 

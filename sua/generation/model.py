@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zlib
 from contextlib import suppress
@@ -19,6 +20,7 @@ from .answers import Generations
 
 P_TRUE = ("Question: {question}\nProposed answer: {answer}\nIs the proposed answer:\n (A) True\n (B) False\n"
           "The proposed answer is:")
+LEAST_TEMPERATURE = 1e-6  # below it the quotients of logits leave what numbers can hold
 
 
 class GenerativeLM:
@@ -31,14 +33,15 @@ class GenerativeLM:
     template : prompt, with "{question}" where the question goes. Text that a chat template made is fine.
     max_new_tokens : tokens at which an answer is cut. temperature : of the samples; greedy answers are scored at 1.
     batch_size : answers per forward pass. cache : a folder for this model's weights alone, where results are kept.
-    ValueError for a template without "{question}", max_new_tokens or batch_size < 1, temperature <= 0.
+    ValueError for a template without "{question}", max_new_tokens or batch_size < 1, a temperature below 1e-6.
     """
 
     def __init__(self, model, tokenizer, *, template: str = "Question: {question}\nAnswer:", max_new_tokens: int = 32,
                  temperature: float = 1.0, batch_size: int = 64, name: str | None = None, cache: Path | None = None):
         expect("{question}" in template, f'template = {template!r} has no "{{question}}": say where the question goes')
         expect(max_new_tokens >= 1, f"max_new_tokens = {max_new_tokens}: an answer needs at least one token")
-        expect(temperature > 0, f"temperature = {temperature}: give a positive one; greedy answers come anyway")
+        expect(LEAST_TEMPERATURE <= temperature < math.inf, f"temperature = {temperature}: give a finite one of at "
+               f"least {LEAST_TEMPERATURE:g}; greedy answers come anyway")
         expect(batch_size >= 1, f"batch_size = {batch_size}: give at least 1")
         self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
         self.max_new_tokens, self.temperature = max_new_tokens, temperature

@@ -47,7 +47,8 @@ class HubTask:
     def __post_init__(self):
         expect(not isinstance(self.label_names, str) and len(self.label_names) > 1, lambda: f"label_names = "
                f"{self.label_names!r}: name the classes of {self.hub_id} in the order of their numbers, at least two")
-        expect(self.label or self.votes, f"{self.hub_id}: label = votes = None: name the column of the labels, or votes")
+        expect(self.label or self.votes, f"{self.hub_id}: label = votes = None: name the column of the labels, or of "
+               "votes")
         unknown = [split for split in self.official or () if split not in SPLITS]
         expect(not unknown, f"official names the splits {unknown}: known are {', '.join(SPLITS)}")
 

@@ -496,6 +496,8 @@ def test_what_is_missing_is_named(model, tokenizer):
         "no \"{question}\"": lambda: lm(model, tokenizer, template="Q:"),
         "max_new_tokens = 0": lambda: lm(model, tokenizer, max_new_tokens=0),
         "temperature = 0": lambda: lm(model, tokenizer, temperature=0),
+        "temperature = 1e-320": lambda: lm(model, tokenizer, temperature=1e-320),  # logits / 1e-320 are no numbers
+        "temperature = inf": lambda: lm(model, tokenizer, temperature=np.inf),
         "batch_size = 0": lambda: lm(model, tokenizer, batch_size=0),
         "questions is empty": lambda: lm(model, tokenizer).generate([]),
         r"questions\[1\] = ' '": lambda: lm(model, tokenizer).generate(["a", " "]),

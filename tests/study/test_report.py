@@ -93,7 +93,8 @@ def test_a_notebook_does_not_run_another_checkouts_sua(tmp_path, monkeypatch):
     for folder in ("notebooks/profiles", "sua"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "notebooks")
-    with pytest.raises(ImportError, match=f"of {re.escape(str(tmp_path))}, but its kernel imports .*make lab.*PYTHONPATH"):
+    said = f"of {re.escape(str(tmp_path))}, but its kernel imports .*make lab.*PYTHONPATH"
+    with pytest.raises(ImportError, match=said):
         report.Stage("01_a", "p")
     (tmp_path / "sua").rmdir()
     (tmp_path / "sua").symlink_to(report.Path(report.__file__).parents[1])

@@ -1,5 +1,5 @@
-"""The experiments of "Try it yourself" in notebooks 01, 02 and 04, each as its text says, at toy size; those of notebook
-03 are in test_comparison.py."""
+"""The experiments of "Try it yourself" in notebooks 01, 02 and 04, each as its text says, at toy size; those of 03
+are in test_comparison.py."""
 
 import json
 import os

@@ -172,7 +172,7 @@ def test_votes_that_are_none_are_named_with_their_row(home, row):
 
 @pytest.mark.parametrize("given, said", [
     ({"label_names": ("yes",)}, "at least two"), ({"label_names": "ab"}, "label_names = 'ab'"),
-    ({"label": None}, "name the column of the labels, or votes"),
+    ({"label": None}, "name the column of the labels, or of votes"),
     ({"official": {"dev": "validation"}}, "official names the splits .'dev'.: known are train, validation")])
 def test_a_hub_task_that_cannot_be_read_says_so_at_once(given, said):
     with pytest.raises(ValueError, match=said):

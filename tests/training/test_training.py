@@ -259,7 +259,7 @@ def test_batches_of_like_length_in_a_random_order(n, size):
 
 
 def test_an_objective_by_its_name_alone_names_the_table(task):
-    with pytest.raises(ValueError, match=r"objective = 'erm' is no Objective: give .*sua.OBJECTIVES\['erm'\]; known: erm"):
+    with pytest.raises(ValueError, match=r"objective = 'erm' is no Objective: .*sua.OBJECTIVES\['erm'\]; known: erm"):
         train("tiny", task, "erm")
 
 
