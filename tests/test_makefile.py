@@ -1,6 +1,7 @@
 """The Makefile takes what the user gives as text: nothing of it is run, split or expanded."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,30 @@ def test_clean_keeps_the_course(tmp_path):
     subprocess.run(["make", "clean", "PROFILE=cpu"], cwd=tmp_path, check=True, capture_output=True)
     assert [path.name for path in (tmp_path / "build").iterdir()] == ["assignments"]
     assert (tmp_path / "build/assignments/submitted").is_dir()
+
+
+PYTHON = """#!/bin/sh
+echo "python $*" >> log
+[ "$2" != venv ] || { mkdir -p .venv/bin; cp "$0" .venv/bin/python; }
+"""
+
+
+@pytest.mark.parametrize("has_uv", [True, False])
+def test_setup_installs_the_pins_with_uv_where_it_is_there(has_uv, tmp_path):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "sh", "make", "mkdir", "cp", "touch"):
+        (tools / name).symlink_to(shutil.which(name))
+    stand_ins = {"python3": PYTHON} | ({"uv": "#!/bin/sh\necho \"uv $*\" >> log\n"} if has_uv else {})
+    for name, script in stand_ins.items():
+        (tools / name).write_text(script)
+        (tools / name).chmod(0o755)
+    done = subprocess.run(["make", "setup"], cwd=tmp_path, env={"PATH": str(tools)}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    ran = (tmp_path / "log").read_text().splitlines()
+    by_pip = "python -m pip install -qq -r requirements.lock"
+    by_uv = "uv pip install -q --python .venv/bin/python -r requirements.lock"
+    assert (by_uv in ran, by_pip in ran) == (has_uv, not has_uv)
+    assert (tmp_path / ".venv/ready").exists()

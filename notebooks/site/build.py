@@ -22,7 +22,7 @@ from sphinx.cmd.build import main as sphinx
 
 import sua
 from sua import paths, sources
-from sua.study import report, run
+from sua.study import executed, report, run
 
 # pages of the repository as they are; never the assignments' notebooks, which hold solutions
 PAGES = {"Teaching": ("notebooks/assignments/README", "notebooks/assignments/INSTRUCTOR"),
@@ -90,7 +90,11 @@ def add_results(source: Path, profile: str) -> list[str]:
         captions = folder / "captions.json"
         captions = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else {}
         figures = [f"![{figure.stem}]({figure.name})\n\n{captions.get(figure.stem, '')}"
-                   for figure in sorted(target.glob("*.png"))]
+                   for figure in sorted(target.glob("[!0-9]*.png"))]
+        for stage in run.notebooks() if name == profile else ():  # the pictures that the README shows
+            for file, content in executed.published(paths.build(profile) / stage.stem, stage.stem).items():
+                if file.endswith(".png"):
+                    (target / file).write_bytes(content)
         write(target / "index.md", f"# Tables and figures ({name})", toctree(table.stem for table in tables), *figures)
     return [f"figures/{name}/index" for name in folders]
 
