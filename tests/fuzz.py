@@ -344,6 +344,13 @@ def _logistic(found, p, calibration):
     return close(found, theirs.predict_proba(standard(_plane(p)))[:, 1], 1e-4)
 
 
+def _probe(found, p, calibration):
+    h, spread = calibration.features, calibration.features.std(0)
+    standard = lambda x: (x - h.mean(0)) / spread
+    theirs = LogisticRegression(C=1 / h.shape[1], tol=1e-10, max_iter=10_000).fit(standard(h), calibration.is_error)
+    return close(found, theirs.predict_proba(standard(p.features))[:, 1], 1e-4)
+
+
 def _mahalanobis(new, known, groups):
     means = [known[groups == g].mean(0) for g in np.unique(groups)]
     residual = known - np.array(means)[np.searchsorted(np.unique(groups), groups)]
@@ -368,6 +375,7 @@ ORACLES = {
     "sua_signed": lambda found, p, c: _is_best_lambda(found, p, c, SIGNED_LAMBDAS),
     "fused": _discriminant,
     "logistic": _logistic,
+    "probe": _probe,
     "sua_repaired": _alone,
 }
 
@@ -706,7 +714,7 @@ def generations(rng):
     clusters, alike = sua.meaning_clusters(given, sua.SameText()), sua.similarities(given)
     if rng.random() < 0.2:
         return _hostile_generation(rng, given, clusters, alike)
-    name = one_of(rng, list(sua.GENERATION_SCORES))
+    name = one_of(rng, list(GENERATED))  # the others need what only a model of its own gives
     return Case(name, lambda: sua.generation_score(given, name, clusters, alike), lambda found: close(
         found, [GENERATED[name](given, clusters, alike, i) for i in range(n)], 1e-7))
 
@@ -758,6 +766,9 @@ GENERATED = {
     "deg": lambda g, c, s, i: np.trace(np.eye(len(s[i]) - 1) * (len(s[i]) - 1 - s[i, 1:, 1:].sum(1))) / (
         len(s[i]) - 1) ** 2,
     "kernel_language_entropy": lambda g, c, s, i: _kernel_entropy(s[i, 1:, 1:]),
+    "sentence_sar": lambda g, c, s, i: -mean(math.log(math.exp(g.loglikelihoods[i, 0, a]) + sum(
+        math.exp(g.loglikelihoods[i, 0, b]) * s[i, a + 1, b + 1] / 0.001 for b in range(len(s[i]) - 1) if b != a))
+        for a in range(len(s[i]) - 1)),
     "cocoa": lambda g, c, s, i: -np.nansum(g.token_logprobs[i]) * mean(1 - s[i, 0, 1:]),
 }
 

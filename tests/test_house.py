@@ -154,14 +154,14 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
         world_setting""",
     "study.comparison": """Comparison attack_accuracy differences for_new_training interval_table new_training_table parts
         plot_curves preservation selection_table standings""",
-    "generation": """Clusters Entailment GENERATION_SCORES Generations GenerativeLM P_TRUE SameText Triple cluster cocoa
-        deg discrete_semantic_entropy eigv generation_score kernel_language_entropy lexical_similarity
-        mean_token_entropy meaning_clusters normalise p_true perplexity rouge rouge_l semantic_entropy sequence_nll
-        similarities""",
-    "scores": """DIVERGENCES FLOOR LAMBDAS SCORES SIGNED_LAMBDAS Score alarm available choose_lambda clarification_sua
-        collapse_index disagreement divergence_named energy entropy entropy_scaled fused logistic mahalanobis margin msp
-        msp_scaled mutual_information orbit_entropy orbit_msp relative_mahalanobis score self_consistency sensitivity
-        spuq sua sua_calibrated sua_positive sua_repaired sua_signed table unknown_name""",
+    "generation": """Clusters Entailment GENERATION_SCORES Generations GenerativeLM P_TRUE SameText Triple cluster
+        cocoa deg discrete_semantic_entropy eigenscore eigv generation_score kernel_language_entropy
+        lexical_similarity mean_token_entropy meaning_clusters normalise p_true perplexity rauq relevance rouge
+        rouge_l sar semantic_entropy sentence_sar sequence_nll similarities token_sar verbalised""",
+    "scores": """ACCESS DIVERGENCES FLOOR LAMBDAS SCORES SIGNED_LAMBDAS Score affordable alarm available choose_lambda
+        clarification_sua collapse_index disagreement divergence_named energy entropy entropy_scaled fused logistic
+        mahalanobis margin msp msp_scaled mutual_information orbit_entropy orbit_msp probe relative_mahalanobis score
+        self_consistency sensitivity spuq sua sua_calibrated sua_positive sua_repaired sua_signed table unknown_name""",
     "tasks": """HUB_SETS HUB_TASKS HubSet HubTask MULTI_NLI SNLI SPLITS Task clarifications hub_rows inputs load_task""",
     "files": "json_lines put sweep whole write_text",
     "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available of_checkout root stage_folder

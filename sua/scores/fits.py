@@ -111,10 +111,9 @@ def probe(features, target) -> Callable[[np.ndarray], np.ndarray]:
     LogisticRegression = need("sklearn.linear_model").LogisticRegression
 
     two_classes(target)
-    unit = 2.0 ** np.frexp(np.abs(features).max())[1]  # a power of two costs no digit, and no square overflows
+    unit = 2.0 ** np.frexp(np.abs(features).max(0))[1]  # powers of two cost no digit, and no square overflows
     centre, spread = (features / unit).mean(0), (features / unit).std(0)
-    flat = spread <= CONSTANT * np.maximum(spread.max(), np.abs(centre))
-    spread = np.where(flat, np.inf, spread)  # a constant column tells nothing, and weighs 0
+    spread = np.where(spread > CONSTANT, spread, np.inf)  # a constant column tells nothing, and weighs 0
     standard = lambda x: (x / unit - centre) / spread
     wide = features.shape[1] > WIDEST  # its Hessian would be too large
     model = LogisticRegression(C=1 / features.shape[1], tol=1e-8, max_iter=10_000,

@@ -264,7 +264,8 @@ def probability_rows(tested: Sequence[Predictions], held: Sequence[Predictions],
     """Of every score, calibrated by every method on `held`, how good a probability of error it is on `tested`: ECE,
     Brier score and that of the constant error rate, means over the runs.
 
-    Runs whose calibration items hold no error, or nothing but errors, are left out, and scores that lack a field.
+    Runs whose calibration items hold no error, or nothing but errors, are left out, and scores that lack a field, or
+    whose own fit four fifths of the calibration items are too few for.
     """
     runs = [(p, c) for p, c in zip(tested, held) if len(np.unique(c.is_error)) == 2]
     rows = []
@@ -273,7 +274,11 @@ def probability_rows(tested: Sequence[Predictions], held: Sequence[Predictions],
             continue
         new = [score_all(p, c, [name])[name] for p, c in runs]
         for method in methods:
-            told = [reliability(p.is_error, calibrate(name, c, method)(values)) for (p, c), values in zip(runs, new)]
+            try:
+                fits = [calibrate(name, c, method) for _, c in runs]
+            except ValueError:
+                break
+            told = [reliability(p.is_error, fit(values)) for (p, _), fit, values in zip(runs, fits, new)]
             rows.append({"score": name, "method": method, "ece": np.mean([t.ece for t in told]),
                          "brier": np.mean([t.brier for t in told]), "constant": np.mean([t.reference for t in told])})
     return rows

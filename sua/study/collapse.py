@@ -12,6 +12,7 @@ import pandas as pd
 from .. import metrics, perturb
 from ..generation import generation_score, meaning_clusters
 from ..predictions import Predictions
+from ..scores import fits
 from ..tasks import clarifications, recorded
 from ..training.objectives import OBJECTIVES
 from .experiment import Run
@@ -44,6 +45,28 @@ def fifths(p: Predictions, threshold: float) -> np.ndarray:
         return np.full(len(p), UNCOMPARED)
     return np.where(confident, np.digitize(confidence, np.quantile(confidence[confident], [0.2, 0.4, 0.6, 0.8])),
                     UNCOMPARED)
+
+
+def ambiguity_probe(features, target, groups=None, folds: int = 5) -> np.ndarray:
+    """(N,) P(ambiguous) of each input, read from the model's features (N, D) by a linear probe (`scores.fits.probe`) that
+    was fitted on other inputs: the rival of clarifications, which needs labels of ambiguity instead of rewrites.
+
+    target : (N,) bool, which inputs are ambiguous. groups : (N,) names of what must not be parted, such as the question
+    of which inputs are rewrites; None: every input alone. The groups are dealt out to `folds` parts in sorted
+    order, the ones with ambiguous inputs first. SingleClassError where the inputs outside of a part are all
+    ambiguous, or none is.
+    """
+    features, target = np.asarray(features, dtype=float), np.asarray(target, dtype=bool)
+    group = np.unique(np.arange(len(target)) if groups is None else groups, return_inverse=True)[1]
+    has = np.bincount(group, target) > 0
+    dealt = np.empty(len(has), dtype=int)
+    dealt[np.argsort(~has, kind="stable")] = np.arange(len(has)) % folds
+    found = np.empty(len(target))
+    for part in range(folds):
+        inside = dealt[group] == part
+        if inside.any():
+            found[inside] = fits.probe(features[~inside], target[~inside])(features[inside])
+    return found
 
 
 def matched_auroc(target, score, group, counts=None) -> np.ndarray:

@@ -178,6 +178,9 @@ def test_a_calibrated_models_own_doubt_is_a_good_probability_and_a_wrong_order_i
         assert row["constant"] == pytest.approx(tested.is_error.mean() * (1 - tested.is_error.mean()))
     assert rows["neg_entropy", "isotonic"]["brier"] > rows["entropy", "isotonic"]["brier"] + 0.01
     assert rows["neg_entropy", "platt"]["brier"] == pytest.approx(rows["entropy", "platt"]["brier"], abs=1e-6)
+    one = replace(held, labels=np.where(np.arange(2000) == 7, (held.answers + 1) % 4, held.answers))  # a single error
+    few = baselines.probability_rows([tested], [one], ["msp", "logistic"], ["platt"])
+    assert [row["score"] for row in few] == ["msp"]
     right = replace(held, labels=held.answers)
     assert baselines.probability_rows([tested], [right]) == []
     once = baselines.probability_rows([tested, tested], [right, held], ["msp"], ["platt"])

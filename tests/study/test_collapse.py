@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from sua import GenerativeLM, Predictions, metrics, recorded
+from sua.metrics import SingleClassError
 from sua.models.tiny import tiny_llama
+from sua.scores import fits
 from sua.study import collapse
 from sua.tasks import clarifications
 
@@ -85,3 +88,26 @@ def test_ask_tells_rewordings_from_clarifications():
     assert p.perturbed.shape == (3, 2, meanings) and p.clarified.shape == (3, len(readings[0]), meanings)
     np.testing.assert_allclose(p.weights, data["weights"])
     assert wrong.shape == more["semantic_entropy"].shape == (3,)
+
+
+def test_a_probe_for_ambiguity_is_judged_on_inputs_that_it_was_not_fitted_on():
+    rng = np.random.default_rng(0)
+    target = np.arange(600) % 3 == 0
+    written = rng.normal(size=(600, 12)) + 1.5 * target[:, None] * np.eye(12)[0]
+    # two unit Gaussians 1.5 apart: the best AUROC is Phi(1.5 / sqrt 2) = .856
+    assert roc_auc_score(target, collapse.ambiguity_probe(written, target)) == pytest.approx(0.856, abs=0.04)
+    noise = rng.normal(size=(600, 150))  # seen items could be told apart by heart
+    assert roc_auc_score(target, fits.probe(noise, target)(noise)) > 0.75
+    assert abs(roc_auc_score(target, collapse.ambiguity_probe(noise, target)) - 0.5) < 0.1
+
+
+def test_rewrites_of_one_question_are_not_parted():
+    rng = np.random.default_rng(1)
+    question = np.repeat(np.arange(60), 5)  # five rewrites each, whose features are the question's own
+    features = rng.normal(size=(60, 40))[question] + 0.01 * rng.normal(size=(300, 40))
+    target = (rng.random(60) < 0.5)[question]
+    parted, whole = (roc_auc_score(target, collapse.ambiguity_probe(features, target, groups))
+                     for groups in (None, [f"q{i}" for i in question]))
+    assert parted > 0.9 > 0.7 > whole
+    with pytest.raises(SingleClassError):
+        collapse.ambiguity_probe(features, np.zeros(300, bool))
