@@ -130,7 +130,7 @@ except ImportError as error:
 
 PUBLIC = {  # every name of sua, and those of its modules that are written after a dot
     "": """ABSTAIN AbstentionRule CallableModel ChoiceLM EncoderChoice EncoderClassifier Entailment GENERATION_SCORES
-        Generations GenerativeLM OBJECTIVES Objective Predictions RemoteError RemoteLM SCORES SUATrainer SameText
+        Generations GenerativeLM OBJECTIVES Objective OrbitModel Predictions RemoteError RemoteLM SCORES SUATrainer SameText
         SelectiveModel Task checks error_floor experiment generation generation_score lambda_diagnosis load_model
         load_task meaning_clusters metrics misalignment_test orbit_calibration_error perturb predict recorded regimes
         removable_risk score similarities stability_certificate statements theory train worlds""",
