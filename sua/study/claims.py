@@ -81,8 +81,8 @@ def _worst_case(results: Results) -> Judgement:
     exact = (table["brier"] - table["of the mean"] - table["removable"]).abs() < 1e-9
     below = table["worst"] <= table["limit"] + 1e-9
     evidence += (f"; on {len(table)} trained models the identity holds in {exact.sum()}, with S_2 from "
-                 f"{table['removable'].min():.3f} to {table['removable'].max():.3f}, and the worst formulation is within "
-                 f"its limit in {below.sum()}: sqrt(E max Brier) {table['worst'].mean():.3f} on average, limit "
+                 f"{table['removable'].min():.3f} to {table['removable'].max():.3f}, and the worst formulation is "
+                 f"within its limit in {below.sum()}: sqrt(E max Brier) {table['worst'].mean():.3f} on average, limit "
                  f"{table['limit'].mean():.3f}")
     return (verdict if exact.all() and below.all() else "refuted"), evidence
 

@@ -35,14 +35,17 @@ def test_printed_bounds(printed, repaired, kl, expected):
 
 
 def test_the_worst_case_is_measured_on_trained_models_too():
-    facts = {"C3": {"worlds": 10, "printed_violations": 5, "repaired_violations": 0, "refuted_by": "one", "repaired_by": "two"}}
+    facts = {"C3": {"worlds": 10, "printed_violations": 5, "repaired_violations": 0, "refuted_by": "one",
+                    "repaired_by": "two"}}
     row = {"task": "t", "passes": 1, "brier": 0.5, "of the mean": 0.4, "removable": 0.1, "worst": 0.8, "limit": 0.9}
-    told = lambda *rows: verdict("C3", facts=facts, tables={"formulations": pd.DataFrame([{**row, **more} for more in rows])})
+    table = lambda *rows: {"formulations": pd.DataFrame([{**row, **more} for more in rows])}
+    told = lambda *rows: verdict("C3", facts=facts, tables=table(*rows))
     found, evidence = told({}, {"passes": 9, "removable": 7.0})
-    assert found == "repaired" and "on 1 trained models the identity holds in 1" in evidence and "0.800 on average" in evidence
+    assert found == "repaired" and "on 1 trained models the identity holds in 1" in evidence
+    assert "0.800 on average" in evidence
     for broken in ({"removable": 0.2}, {"worst": 0.95}):
         assert told({}, broken)[0] == "refuted"
-    assert verdict("C3", facts=facts)[0] == "repaired" and verdict("C3", tables={"formulations": pd.DataFrame([row])})[0] == "not tested"
+    assert verdict("C3", facts=facts)[0] == "repaired" and verdict("C3", tables=table({}))[0] == "not tested"
 
 
 def gains(*intervals):
