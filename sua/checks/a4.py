@@ -1,4 +1,5 @@
-"""Checks of assignment 4: the terms of both losses, the share that pleases one, and a rule that keeps its promise."""
+"""Checks of assignment 4: the terms of both losses, the share that pleases one, the risk that a mean removes, and a rule
+that keeps its promise."""
 
 from __future__ import annotations
 
@@ -78,6 +79,32 @@ def mixing_share(function: Callable) -> None:
         worst = scores.sua_positive(Predictions(p, perturbed), lam).max()
         least = worst / (worst + lam * np.log(p.shape[1]))
         assert t <= least + 1e-6, f"your t = {t:.4f} does it, but {least:.4f} is already enough: solve for the smallest"
+
+
+def removable(function: Callable) -> None:
+    """Checks function(orbit (N, M, C)) -> (N,) mean over M of the squared distance to the mean over M."""
+    def ours(orbit, root=False, to=None, mean=np.mean):
+        squares = ((orbit - (orbit.mean(1) if to is None else to(orbit))[:, None]) ** 2).sum(-1)
+        return mean(np.sqrt(squares) if root else squares, axis=1)
+
+    def pairs(orbit, factor):
+        return factor * ((orbit[:, :, None] - orbit[:, None]) ** 2).sum(-1).sum((1, 2))
+
+    rng = np.random.default_rng()
+    cases = [(softmax(2 * rng.normal(size=shape), axis=-1),) for shape in ((6, 4, 3), (5, 2, 2), (4, 7, 5))]
+    compare(function, ours, cases, {
+        "you divide by M - 1: this is no estimate, the mean over the M formulations is meant": lambda orbit: (
+            pairs(orbit, 1 / (2 * orbit.shape[1] * (orbit.shape[1] - 1)))),
+        "you add up the M formulations: their mean is asked for": lambda orbit: ours(orbit, mean=np.sum),
+        "you take the largest of the M distances: their mean is asked for": lambda orbit: ours(orbit, mean=np.max),
+        "this is twice S_2: of the distances between all pairs, the half": lambda orbit: (
+            pairs(orbit, 1 / orbit.shape[1] ** 2)),
+        "you measure the distance to the first formulation: to the mean of all": lambda orbit: ours(
+            orbit, to=lambda rows: rows[:, 0]),
+        "you average over the labels: the squared distance is their sum": lambda orbit: ours(orbit) / orbit.shape[2],
+        "these are distances: square them": lambda orbit: ours(orbit, root=True),
+        "the sign is turned round: the mean is never worse, so S_2 is not negative": lambda orbit: -ours(orbit),
+    })
 
 
 def _outputs_to_mix():

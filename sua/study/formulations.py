@@ -19,6 +19,7 @@ from ..scores import score
 
 ORBIT_SCORES = ("sensitivity", "sua", "orbit_entropy", "orbit_msp")  # K + 1 passes each
 ORBIT_MEAN = "orbit mean"
+ONE_PASS = ("H before", "best orbit score before", "which", "H after", "within .01")  # what `one_pass` tells
 
 
 def squared(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -91,8 +92,8 @@ def formulation_table(test: Mapping[tuple, Predictions], attacked: Mapping[tuple
     Columns of `over_formulations`, the same of the kinds of variants that no training drew ("unseen accuracy", "unseen
     all right"), `fidelity` to the method `start` of the same seed, and passes per input.
     """
-    rows = []
-    for (experiment, method, seed), p in test.items():
+    rows, order = [], [*dict.fromkeys(experiment for experiment, *_ in test)]
+    for (experiment, method, seed), p in sorted(test.items(), key=lambda item: order.index(item[0][0])):
         names, unseen = {"task": experiment, "training": method, "seed": seed}, attacked.get((experiment, method, seed))
         unseen = None if unseen is None or unseen.perturbed is None else unseen
         found = over_formulations(p)
@@ -119,7 +120,7 @@ def one_pass_table(test: Mapping[tuple, Predictions], start: str, students: Sequ
     return pd.DataFrame([
         {"task": experiment, "training": method, "seed": seed, **one_pass(p, test[experiment, start, seed])}
         for (experiment, method, seed), p in test.items()
-        if method in students and (experiment, start, seed) in test])
+        if method in students and (experiment, start, seed) in test], columns=["task", "training", "seed", *ONE_PASS])
 
 
 def means(table: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = ("task", "training")) -> pd.DataFrame:

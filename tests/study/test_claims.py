@@ -34,6 +34,20 @@ def test_printed_bounds(printed, repaired, kl, expected):
     assert ("a plus sign" in evidence) == (expected in ("mixed", "repaired"))
 
 
+def test_the_worst_case_is_measured_on_trained_models_too():
+    facts = {"C3": {"worlds": 10, "printed_violations": 5, "repaired_violations": 0, "refuted_by": "one",
+                    "repaired_by": "two"}}
+    row = {"task": "t", "passes": 1, "brier": 0.5, "of the mean": 0.4, "removable": 0.1, "worst": 0.8, "limit": 0.9}
+    table = lambda *rows: {"formulations": pd.DataFrame([{**row, **more} for more in rows])}
+    told = lambda *rows: verdict("C3", facts=facts, tables=table(*rows))
+    found, evidence = told({}, {"passes": 9, "removable": 7.0})
+    assert found == "repaired" and "on 1 trained models the identity holds in 1" in evidence
+    assert "0.800 on average" in evidence
+    for broken in ({"removable": 0.2}, {"worst": 0.95}):
+        assert told({}, broken)[0] == "refuted"
+    assert verdict("C3", facts=facts)[0] == "repaired" and verdict("C3", tables=table({}))[0] == "not tested"
+
+
 def gains(*intervals):
     return pd.DataFrame([{"task": "t", "training": "erm", "score": "sua", "reference": reference, "auroc": 0.7,
                           "gain": (low + high) / 2, "gain_low": low, "gain_high": high}

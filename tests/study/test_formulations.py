@@ -66,7 +66,7 @@ def test_one_pass_compares_h_after_with_the_best_of_the_orbit_before(monkeypatch
     after = Predictions(probs=[doubt, doubt, sure, sure], perturbed=[[doubt], [doubt], [sure], [sure]], labels=labels)
     found = one_pass(after, before)
     assert found["H before"] == 0.5 and found["best orbit score before"] == found["H after"] == 1.0
-    assert found["which"] == "sensitivity" and found["within .01"]
+    assert found["which"] == "sensitivity" and found["within .01"] and tuple(found) == room.ONE_PASS
     assert not one_pass(before, before)["within .01"]
     nothing = Predictions(probs=[sure], perturbed=[[sure]], labels=[0])
     assert np.isnan(one_pass(nothing, nothing)["H after"])
@@ -84,6 +84,8 @@ def test_tables_have_a_row_for_each_model_and_for_the_mean():
     assert mean["unseen accuracy"] == metrics.accuracy(orbit_mean(attacked["a", "erm", 0]))
     assert table.loc["a", "distil", 1]["eps"] == pytest.approx(fidelity(test["a", "distil", 1], test["a", "erm", 1])["eps"])
     assert one_pass_table(test, "erm", ["distil"])["seed"].tolist() == [0, 1]
+    nobody = one_pass_table(test, "erm", [])
+    assert len(nobody) == nobody["within .01"].sum() == len(room.means(nobody, ["H before"])) == 0
     assert room.means(table.reset_index(), ["brier", "absent"]).loc[("a", "erm"), "brier"] == pytest.approx(
         np.mean([over_formulations(test["a", "erm", seed])["brier"] for seed in (0, 1)]))
 
