@@ -48,6 +48,7 @@ def load(model: str, dtype: str | None = None, packaged: bool = False) -> Choice
     if model == "tiny_llama":
         rows = recorded.ambiguous_questions()
         texts = [row["question"] for row in rows] + [row["distractor"] for row in rows]
+        texts += load_task("topic", {"train": 0, "validation": 0, "calibration": 0, "test": 500})["test"]["text"]
         return tiny_llama(texts + [prompt.template for kind in KINDS for prompt in formulations(kind).prompts("all")],
                           template="{question}", name=model)
     return load_model(model, causal=True, dtype=dtype, packaged=packaged, template="{question}", name=Path(model).name)
