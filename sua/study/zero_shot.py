@@ -40,23 +40,24 @@ KINDS = ("topic", "choice_likelihood", "choice_letter")
 
 
 @lru_cache(maxsize=1)
-def load(model: str, dtype: str | None = None) -> ChoiceLM:
+def load(model: str, dtype: str | None = None, packaged: bool = False) -> ChoiceLM:
     """The language model, which takes whole prompts; "tiny_llama" is an untrained one, to see that everything runs.
 
-    NotAvailableError if no place has it.
+    dtype, packaged : of load_model. NotAvailableError if no place has it.
     """
     if model == "tiny_llama":
         rows = recorded.ambiguous_questions()
         texts = [row["question"] for row in rows] + [row["distractor"] for row in rows]
+        texts += load_task("topic", {"train": 0, "validation": 0, "calibration": 0, "test": 500})["test"]["text"]
         return tiny_llama(texts + [prompt.template for kind in KINDS for prompt in formulations(kind).prompts("all")],
                           template="{question}", name=model)
-    return load_model(model, causal=True, dtype=dtype, template="{question}", name=Path(model).name)
+    return load_model(model, causal=True, dtype=dtype, packaged=packaged, template="{question}", name=Path(model).name)
 
 
-def load_or_say(model: str, dtype: str | None = None) -> ChoiceLM | None:
+def load_or_say(model: str, dtype: str | None = None, packaged: bool = False) -> ChoiceLM | None:
     """As `load`; where no place has the model None, said once, so that the run goes on without its rows."""
     try:
-        return load(model, dtype)
+        return load(model, dtype, packaged)
     except paths.NotAvailableError as error:
         said = f"n/a (no model): {model} is neither in a mirror nor to be had from the hub or the package index"
         paths.tell_runner("notes", said)
@@ -64,13 +65,13 @@ def load_or_say(model: str, dtype: str | None = None) -> ChoiceLM | None:
         return None
 
 
-def ask(model: str, groups: Sequence[Sequence[Input]], cache: Path, *, dtype: str | None = None, score: str = "sum",
-        chat: bool = False, workers: int = 1) -> list[np.ndarray]:
+def ask(model: str, groups: Sequence[Sequence[Input]], cache: Path, *, dtype: str | None = None, packaged: bool = False,
+        score: str = "sum", chat: bool = False, workers: int = 1) -> list[np.ndarray]:
     """(n, C) probabilities of every group of prompts with options, each group in one piece.
 
     workers : processes of one thread; give one where the model sits on a GPU. score, chat : of ChoiceLM.
     """
-    jobs = [(model, dtype, score, chat, list(group), str(cache)) for group in groups]
+    jobs = [((model, dtype, packaged), score, chat, list(group), str(cache)) for group in groups]
     with progress(total=len(jobs), desc=f"ask {Path(model).name}") as bar:
         if workers == 1 or len(jobs) == 1:
             found = []
@@ -90,24 +91,24 @@ def ask(model: str, groups: Sequence[Sequence[Input]], cache: Path, *, dtype: st
                 raise
 
 
-def _answer(model, dtype, scored, chat, prompts, cache):
-    loaded = load(model, dtype)
+def _answer(which, scored, chat, prompts, cache):
+    loaded = load(*which)
     chooser = ChoiceLM(loaded.model, loaded.tokenizer, score=scored, template="{question}", chat=chat, name=loaded.name,
-                       cache=Path(cache) / f"answers-{loaded.name}-{loaded.dtype}-{_weights(model, dtype)}")
+                       cache=Path(cache) / f"answers-{loaded.name}-{loaded.dtype}-{_weights(*which)}")
     return chooser.predict_proba(prompts)
 
 
 @lru_cache(maxsize=1)
-def _weights(model, dtype):
+def _weights(*which):
     """Eight letters that differ for other weights of one name, such as the hub's and those of a package."""
     digest = hashlib.sha256()
-    for name, weight in load(model, dtype).model.state_dict().items():
+    for name, weight in load(*which).model.state_dict().items():
         digest.update(name.encode() + weight.flatten()[:64].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
 
 
-def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str | None = None, workers: int = 1,
-              seed: int = 0) -> dict[str, list[Predictions]]:
+def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str | None = None,
+              packaged: bool = False, workers: int = 1, seed: int = 0) -> dict[str, list[Predictions]]:
     """{"calibration", "test": [Predictions, each formulation in turn as x and the others as its variants]}.
 
     spec : as a profile writes it: `task` (default the name) and `sizes` of load_task, `kind` of formulations, `set` of
@@ -125,9 +126,10 @@ def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str |
         asked = {i: row for i, x in enumerate(inputs_of(task[split])) if (row := _orbit(forms, x, spec, kernel, seed))}
         kept[split], orbits[split] = list(asked), list(asked.values())
     everything = [row for split in splits for row in orbits[split]]
-    found = np.stack(ask(model, [[row[j] for row in everything] for j in range(len(prompts))], cache, dtype=dtype,
-                         score=spec.get("score", "sum"), chat=spec.get("chat", False), workers=workers), 1)  # (N, M, C)
-    loaded, start, predictions = load(model, dtype), 0, {}
+    asked = ask(model, [[row[j] for row in everything] for j in range(len(prompts))], cache, dtype=dtype,
+                packaged=packaged, score=spec.get("score", "sum"), chat=spec.get("chat", False), workers=workers)
+    found = np.stack(asked, 1)  # (N, M, C)
+    loaded, start, predictions = load(model, dtype, packaged), 0, {}
     for split in splits:
         rows = task[split].select(kept[split])
         p = found[start:start + len(rows)]
@@ -256,8 +258,8 @@ class OwnAnswers:
                 "collapsed": sure[a].mean(), "clear and as sure": sure[~a].mean()}
 
 
-def own_questions(model: str, cache: Path, k: int, *, dtype: str | None = None, workers: int = 1,
-                  items: int | None = None) -> OwnAnswers:
+def own_questions(model: str, cache: Path, k: int, *, dtype: str | None = None, packaged: bool = False,
+                  workers: int = 1, items: int | None = None) -> OwnAnswers:
     """The model's answers to our own questions, by ln p of the options.
 
     Options are the answers of the readings, then the distractor; variants the first k paraphrases, clarifications those
@@ -277,11 +279,12 @@ def own_questions(model: str, cache: Path, k: int, *, dtype: str | None = None, 
         texts = [text, *row["paraphrases"][:k], *readings]
         orbits.append(forms.ask([(question, *_options(row)) for question in texts], PLAIN))
     parts = np.array_split(np.arange(len(orbits)), max(1, min(2 * workers, len(orbits))))
-    found = ask(model, [[x for i in part for x in orbits[i]] for part in parts], cache, dtype=dtype, workers=workers)
+    found = ask(model, [[x for i in part for x in orbits[i]] for part in parts], cache, dtype=dtype, packaged=packaged,
+                workers=workers)
     width = max(p.shape[-1] for p in found)
     found = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[-1]))) for p in found])
     p = found.reshape(len(orbits), -1, width)
-    loaded, weights = load(model, dtype), np.array(data["weights"])
+    loaded, weights = load(model, dtype, packaged), np.array(data["weights"])
     facts = {"task": "own_questions", "model": loaded.name, "training": "zero-shot", "dtype": loaded.dtype,
              **({"origin": loaded.origin} if loaded.origin else {})}
     counts = [len(row["interpretations"]) + 1 for row in rows]

