@@ -167,8 +167,9 @@ def affordable(access: str = "several models", *, variants: bool = True, samples
     """Names of the scores of x, its variants and its samples that one can have.
 
     access : what the model shows at most, one of ACCESS. variants, samples : whether the K further passes, the M
-    sampled answers can be paid for. labels : whether there are labelled calibration items. Scores of clarifications,
-    which somebody has to write, are left out. ValueError for another access.
+    sampled answers can be paid for; dropout and several models take passes of their own. labels : whether there are
+    labelled calibration items. Scores of clarifications, which somebody has to write, are left out. ValueError for
+    another access.
     """
     expect(access in ACCESS, lambda: f"access = {access!r}: choose one of {', '.join(ACCESS)}")
     paid_for = {"perturbed": variants, "samples": samples, "calibration": labels, "clarified": False}

@@ -307,10 +307,10 @@ def set_rows(tested: Predictions, held: Predictions, coverage: float = 0.9, delt
 BUDGETS = {  # what one can have: the parameters of `affordable`
     "text from an API, M answers": {"access": "text", "variants": False, "labels": False},
     "text from an API, K + 1 prompts": {"access": "text", "samples": False, "labels": False},
-    "one pass": {"variants": False, "samples": False, "labels": False},
-    "one pass, labels": {"variants": False, "samples": False},
-    "K + 1 passes": {"samples": False, "labels": False},
-    "K + 1 passes, labels": {"samples": False},
+    "one pass": {"access": "hidden states", "variants": False, "samples": False, "labels": False},
+    "one pass, labels": {"access": "hidden states", "variants": False, "samples": False},
+    "K + 1 passes": {"access": "hidden states", "samples": False, "labels": False},
+    "K + 1 passes, labels": {"access": "hidden states", "samples": False},
 }
 
 

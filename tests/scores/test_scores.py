@@ -395,8 +395,9 @@ def test_the_access_that_a_score_states_is_enough(name):
 def test_affordable_scores_are_those_that_can_be_paid_for():
     assert scores.affordable("text") == ["self_consistency", "disagreement"]
     assert scores.affordable("text", variants=False, samples=False) == []
-    one_pass = scores.affordable("logits", variants=False, samples=False, labels=False)
+    one_pass = scores.affordable("hidden states", variants=False, samples=False, labels=False)
     assert one_pass == ["msp", "margin", "entropy", "neg_entropy", "energy"]
+    assert all(SCORES[name].passes == "1" for name in scores.affordable("hidden states", variants=False, samples=False))
     assert {*scores.affordable("hidden states", labels=True)} - {*scores.affordable("hidden states", labels=False)} == \
         {*FITTED}
     assert {*SCORES} - {*scores.affordable()} == {name for name, entry in SCORES.items() if "clarified" in entry.needs}
