@@ -25,7 +25,8 @@ from sua import paths, sources
 from sua.study import executed, report, run
 
 # pages of the repository as they are; never the assignments' notebooks, which hold solutions
-PAGES = {"Teaching": ("notebooks/assignments/README", "notebooks/assignments/INSTRUCTOR"),
+PAGES = {"Using it": ("notebooks/site/concepts", "notebooks/site/how_to"),
+         "Teaching": ("notebooks/assignments/README", "notebooks/assignments/INSTRUCTOR"),
          "Reference": ("notebooks/site/promises",)}
 
 

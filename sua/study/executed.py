@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -18,6 +19,7 @@ PICTURES = {"01_theory_checks": "theory_12_removable", "02_ambiguity_collapse": 
 COLOURS = 96  # of a plot's picture; more are not seen, and cost bytes
 SHOWN = ("image/png", "text/html", "text/markdown", "text/latex", "text/plain")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_STYLED = re.compile(r"\bT_[0-9a-f]{5}(?=[_\" ])")  # pandas draws a name for every styled table
 
 
 def published(folder: Path, name: str) -> dict[str, bytes]:
@@ -71,8 +73,11 @@ def _output(output):
 
 
 def _plain(text):
-    """Without places of this machine: the checkout's folder is ".", addresses of objects go."""
-    return _ADDRESS.sub("", text.replace(str(paths.root()), "."))
+    """Without places of this machine: the checkout's folder is ".", addresses of objects go, and a styled table is
+    named by its content."""
+    text = _ADDRESS.sub("", text.replace(str(paths.root()), "."))
+    content = hashlib.sha256(_STYLED.sub("", text).encode()).hexdigest()
+    return _STYLED.sub(f"T_{content[:5]}", text)
 
 
 def small(png: bytes) -> bytes:

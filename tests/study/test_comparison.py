@@ -69,7 +69,8 @@ def test_what_teaches_is_the_plainly_trained_model_of_the_same_seed():
     runs = comparison.runs({pair: comparison.methods[pair[1]][0] for pair in comparison.pairs()})
     for name in ("distil", "distil_labels"):
         assert runs["a", name, 3] == Run("a", with_rate(0.001), name, OBJECTIVES[name], 3, 2,
-                                         start=Run("a", with_rate(0.004), "erm", OBJECTIVES["erm"], 3, 2))
+                                         start=Run("a", with_rate(0.004), "erm", OBJECTIVES["erm"], 3, 2),
+                                         splits=runs["a", "erm", 3].splits)
     assert runs["a", "erm", 3].start is runs["a", "sua_tr_repaired", 3].start is None
 
 

@@ -170,9 +170,12 @@ class Killed(BaseException):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Without a kernel: the stage writes its parameter `size` to out.txt."""
-    monkeypatch.setattr(run.StageRun, "_execute",
-                        lambda self: (self.staging / "out.txt").write_text(str(self.parameters["size"])))
+    """Without a kernel: the stage writes its parameter `size` to out.txt, and its notebook as it is."""
+    def write(stage):
+        (stage.staging / "out.txt").write_text(str(stage.parameters["size"]))
+        nbformat.write(stage.notebook, stage.staging / run.EXECUTED)
+
+    monkeypatch.setattr(run.StageRun, "_execute", write)
     monkeypatch.setattr(run.StageRun, "_check", lambda self: None)
 
 
@@ -180,7 +183,7 @@ def as_published(folder):
     return {file.name: file.read_bytes() for file in (folder / "figures/p").glob("*")}
 
 
-@pytest.mark.parametrize("step", range(1, 6))
+@pytest.mark.parametrize("step", range(1, 7))
 def test_publishing_that_was_killed_is_all_or_nothing_and_done_by_the_next_run(execute, quick, tmp_path, monkeypatch,
                                                                                step):
     """Killed at each step: writing a file, moving the old folder away, moving the new one to its place."""
@@ -203,7 +206,7 @@ def test_publishing_that_was_killed_is_all_or_nothing_and_done_by_the_next_run(e
             execute({"01_a": GOOD}, {"01_a": {"size": 8}})
         except Killed:
             assert as_published(tmp_path) in ({}, old)
-    assert len(calls) == min(step, 4)
+    assert len(calls) == min(step, 5)
     execute(notebook="01_a")
     assert as_published(tmp_path)["out.txt"] == b"8"
     manifest = json.loads(as_published(tmp_path)["MANIFEST.json"])["stages"]["01_a"]
