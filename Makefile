@@ -91,7 +91,7 @@ explain: setup  ## say why each stage would run
 	@$(PY) -m sua.study.run --explain --profile "$(PROFILE)"
 
 readme: setup  ## fill the tables of README.md, figures/README.md and the page of promises
-	@$(PY) -m sua.study.report
+	@$(PY) -m sua.study.pages
 
 site: setup  ## a website of PROFILE's notebooks, tables and modules, readable offline: build/PROFILE/site
 	@OMP_NUM_THREADS=1 $(PY) notebooks/site/build.py --profile "$(PROFILE)"

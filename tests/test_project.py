@@ -25,7 +25,7 @@ from pins import unmet
 import sua
 from sua import Predictions
 from sua.models.tiny import tiny_encoder, tiny_llama
-from sua.study import experiment, report, run
+from sua.study import experiment, pages, run
 from sua.tasks import inputs, load_task
 
 ROOT = Path(__file__).parents[1]
@@ -115,9 +115,9 @@ def test_defaults_in_the_notebook_are_those_of_the_cpu_profile(notebook):
 
 
 def test_pages_show_the_committed_tables():
-    for page in report.PAGES:
+    for page in pages.PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        assert report.render_page(text) == text, "run `make readme`"
+        assert pages.render_page(text) == text, "run `make readme`"
         assert "<!-- begin " in text
 
 

@@ -1,1 +1,1 @@
-"""Training: `objectives` says what is minimised, `trainer` does it."""
+"""Training: `objectives` says what is minimised, `data` what is seen on the way, `trainer` does it."""

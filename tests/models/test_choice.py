@@ -23,7 +23,8 @@ from sua.models.tiny import tiny_llama
 from sua.paths import NotAvailableError
 from sua.perturb import KERNELS, OPTION_ORDER, Perturbation, instructions, on_first, option_columns, variants
 from sua.tasks import inputs
-from sua.training.trainer import SUATrainer, VariantData, teacher_answers
+from sua.training.data import VariantData, teacher_answers
+from sua.training.trainer import SUATrainer
 
 WORDS = "the film is a slow , funny and unforgettable mess about people who live beside the sea".split()
 PARAGRAPH = " ".join(WORDS * 3)

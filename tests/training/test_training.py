@@ -21,7 +21,8 @@ from sua.perturb import Perturbation
 from sua.tasks import Task, inputs
 from sua.theory import LAMBDA_JS
 from sua.training.objectives import DIVERGENCES, OF_ORBIT, adversarial_logits
-from sua.training.trainer import SUATrainer, VariantData, teacher_answers
+from sua.training.data import VariantData, teacher_answers
+from sua.training.trainer import SUATrainer
 
 SIZES = {"train": 40, "validation": 10, "calibration": 10, "test": 10}
 VAT = Objective(k=1, variants="vat", consistency=1.0)
