@@ -233,7 +233,7 @@ def test_a_damaged_manifest_makes_its_stage_run_anew(execute, quick, tmp_path, d
     file = tmp_path / "build/p/01_a/manifest.json"
     file.write_bytes(damaged)
     assert "01_a (p): its manifest.json is damaged" in execute(notebook="01_a")[1]
-    assert run.read_manifest(file.parent)["outputs"].keys() == {"out.txt"}
+    assert run.read_manifest(file.parent)["outputs"].keys() == {"out.txt", "notebook.ipynb"}
     assert "up to date" in execute(notebook="01_a")[1]
 
 
