@@ -81,7 +81,10 @@ def report_html(predictions: Predictions, path, labels: Sequence | None = None, 
            f"{len(predictions)}: give one text per item")
     varied = predictions.perturbed is not None
     name = score or ("sua_repaired" if calibration is not None and varied else "orbit_msp" if varied else "msp")
-    given = lambda which: {"calibration": calibration} if "calibration" in SCORES[which].needs else {}
+
+    def given(which):
+        return {"calibration": calibration} if "calibration" in SCORES[which].needs else {}
+
     chosen = score_of(predictions, name, **(given(name) if name in SCORES else {}))
     values = {other: score_of(predictions, other, **given(other)) for other in available(predictions, calibration)
               if other in COMPARED} | {name: chosen}
