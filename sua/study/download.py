@@ -21,8 +21,9 @@ WEIGHTS = ("*.json", "*.safetensors", "*.txt")  # of a model; no pickles, no cod
 def needed(profile: str) -> list[Source]:
     """The sources that a profile uses, in the table's order; a hub model outside the table comes last, unpinned."""
     content = load_profile(profile)
-    named = set(_strings(content))
-    known = [source for source in SOURCES if named & {*source.used_by}]
+    named, packaged = set(_strings(content)), set(_packaged(content))
+    known = [source for source in SOURCES if named & {*source.used_by}
+             and not (source.kind == "model" and source.place in packaged)]
     others = sorted({model for model in _models(content) if "/" in model} - {source.place for source in known})
     return known + [Source("model", model, "main", "not stated", "", (model,)) for model in others]
 
@@ -120,6 +121,15 @@ def _models(node):
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from [value] if key == "model" else _models(value)
+
+
+def _packaged(node):
+    """Every model that a profile takes from a package, not from the hub."""
+    if isinstance(node, Mapping):
+        if node.get("packaged"):
+            yield from node["models"]
+        for value in node.values():
+            yield from _packaged(value)
 
 
 def _strings(node):
