@@ -89,7 +89,8 @@ def rule_of(row) -> str:
     """ "generated", "inference" or "trained": by what rule a row of metrics.csv is compared on another processor."""
     if re.split("[ :]", row["task"])[0] in WORLDS:
         return "generated"
-    return "trained" if row["training"] else "inference"
+    asked_as_it_is = row["training"] in ("", "zero-shot", row["model"])
+    return "inference" if asked_as_it_is else "trained"
 
 
 def compare_text(fresh: str, committed: str) -> list[str]:

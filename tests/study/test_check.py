@@ -17,7 +17,8 @@ def csv(*rows):
 
 
 def test_generated_worlds_and_inference_agree_to_four_digits():
-    for named in ({"task": "topic"}, {"task": "facts (clear)"}, {"task": "nli:rare"}, {"training": ""}):
+    for named in ({"task": "topic"}, {"task": "facts (clear)"}, {"task": "nli:rare"}, {"training": ""},
+                  {"training": "zero-shot"}, {"task": "zero-shot topic", "model": "lm", "training": "lm"}):
         old = csv({**named, "value": 0.5}, {**named, "seed": 1, "value": 0.6})
         near = csv({**named, "value": 0.5}, {**named, "seed": 1, "value": 0.6001})
         far = csv({**named, "value": 0.5}, {**named, "seed": 1, "value": 0.6004})
