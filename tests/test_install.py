@@ -167,8 +167,8 @@ def test_the_runner_needs_a_checkout(arguments, tmp_path, monkeypatch, capsys):
 def test_an_empty_environment_with_the_wheel_has_no_torch(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     python, environment = tmp_path / "env/bin/python", {**os.environ, "PYTHONPATH": ""}
-    pip = [python, "-m", "pip", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", wheel], check=True, cwd=tmp_path, env=environment)
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "-q", wheel], check=True, cwd=tmp_path, env=environment)
     listed = subprocess.run([*pip, "list", "--format=freeze"], check=True, cwd=tmp_path, env=environment, text=True,
                             capture_output=True).stdout
     assert {line.split("==")[0].lower() for line in listed.split()} == CORE | {"sua", "pip", "setuptools"} - (

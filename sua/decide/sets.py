@@ -33,7 +33,8 @@ def answer_sets(predictions: Predictions, calibration: Predictions, coverage: fl
     seed : of the draws of "aps".
 
     calibration : labelled Predictions of other items, more than 1 / (1 - coverage), with the same classes. An option
-    that an input lacks is in no set. ValueError for other arguments, too few items, or items that are in both.
+    that an input lacks is in no set. ValueError for other arguments, too few items, items that are in both, and for
+    "aps" where the calibration labels are of two kinds only, which MAPIE leaves to "lac".
     """
     expect(method in METHODS, lambda: f"method = {method!r}: choose one of {', '.join(METHODS)}")
     expect(on in READ, lambda: f"on = {on!r}: choose 'p', or 'orbit' for the mean over x and its variants")
@@ -47,6 +48,10 @@ def answer_sets(predictions: Predictions, calibration: Predictions, coverage: fl
            "holds for new items; give different ids if these are different items")
     needed = int(max(1 / coverage, 1 / (1 - coverage))) + 1
     expect(len(labels) > needed, f"{len(labels)} calibration items: coverage {coverage:g} needs more than {needed}")
+
+    kinds = len(np.unique(labels))
+    expect(method == "lac" or kinds > 2, lambda: f"method = 'aps', but the calibration labels are of {kinds} kinds: "
+           "take 'lac'")
 
     SplitConformalClassifier = need("mapie.classification").SplitConformalClassifier
 

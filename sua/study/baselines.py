@@ -295,7 +295,7 @@ def set_rows(tested: Predictions, held: Predictions, coverage: float = 0.9, delt
     for on, by in (("p", "msp"), ("orbit", "orbit_msp")):
         rule = AbstentionRule.fit(score(held, by), held.is_error, risk=round(1 - coverage, 12), delta=delta)
         accepted = rule.accept(score(tested, by))
-        for method in ("lac", "aps"):
+        for method in ("lac", "aps") if len(np.unique(held.labels)) > 2 else ("lac",):
             sets = answer_sets(tested, held, coverage, method, on)
             covered, size = sets[np.arange(len(sets)), tested.labels], sets.sum(1)
             rows.append({"on": on, "method": method, "covered": covered.mean(), "size": size.mean(),

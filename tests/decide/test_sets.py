@@ -58,6 +58,14 @@ def test_an_absent_option_is_in_no_set():
     assert sua.answer_sets(few, held).tolist() == [[True] * 3 + [False]] * 5
 
 
+def test_two_classes_have_sets_of_lac_alone():
+    held, tested = drawn(400, 8, "c", c=2), drawn(4000, 9, c=2)
+    sets = sua.answer_sets(tested, held, 0.8)
+    assert sets[np.arange(4000), tested.labels].mean() == pytest.approx(0.8, abs=0.06)
+    with pytest.raises(ValueError, match="calibration labels are of 2 kinds: take 'lac'"):
+        sua.answer_sets(tested, held, 0.8, "aps")
+
+
 @pytest.mark.parametrize("change, said", [
     ({"method": "raps"}, "method = 'raps': choose one of lac, aps"),
     ({"on": "q"}, "on = 'q': choose 'p'"),
