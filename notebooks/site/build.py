@@ -199,8 +199,8 @@ def main(arguments=None) -> int:
 
     reference = add_modules(source) + add_sources(source)
     reference += add_status(source, profile, manifests) if manifests else []
-    groups = {"Notebooks": add_notebooks(source, profile, manifests), "Results": add_results(source, profile),
-              "Teaching": [], "Reference": reference}
+    groups = {"Using it": [], "Notebooks": add_notebooks(source, profile, manifests),
+              "Results": add_results(source, profile), "Teaching": [], "Reference": reference}
     pages = [(title, page) for title in PAGES for page in PAGES[title] if (paths.root() / f"{page}.md").exists()]
     for title, page in pages:
         groups[title].append(page)
