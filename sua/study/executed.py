@@ -19,6 +19,7 @@ PICTURES = {"01_theory_checks": "theory_12_removable", "02_ambiguity_collapse": 
 COLOURS = 96  # of a plot's picture; more are not seen, and cost bytes
 SHOWN = ("image/png", "text/html", "text/markdown", "text/latex", "text/plain")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_BAR = re.compile(r"\d+%\|.*\| *\d+/\d+ \[")
 _STYLED = re.compile(r"\bT_[0-9a-f]{5}(?=[_\" ])")  # pandas draws a name for every styled table
 
 
@@ -66,6 +67,8 @@ def _output(output):
         return None
     data = {kind: _plain(value) if kind != "image/png" else base64.b64encode(small(base64.b64decode(value))).decode()
             for kind, value in output.data.items() if kind in SHOWN}
+    if _BAR.search(data.get("text/plain", "")):
+        return None
     if "image/png" in data:
         data.pop("text/plain", None)  # "<Figure size 600x320 with 1 Axes>"
     more = {"execution_count": output.execution_count} if output.output_type == "execute_result" else {}
