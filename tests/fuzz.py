@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 
 import sua
 from sua import Predictions, metrics, regimes
-from sua.perturb import FRAMING, KERNELS, OPTION_ORDER, SURFACE, TYPOS, instructions, mixture, synonyms, variants
+from sua.perturb import FRAMING, OPTION_ORDER, SURFACE, TYPOS, instructions, mixture, synonyms, variants
 from sua.scores import LAMBDAS, SCORES, SIGNED_LAMBDAS
 
 FLOOR = 1e-12

@@ -1,7 +1,6 @@
 """Files are whole or not there: many writers, writers that fail or are killed, and what they leave; the page of
 promises names tests that exist."""
 
-import json
 import os
 import re
 import stat
@@ -9,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sua import Predictions, files

@@ -129,7 +129,7 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     compute_k : equal compute for all objectives. A step has batch_size * (compute_k + 1) rows, so that an objective of
     fewer passes per item sees more items, and more often. None: batch_size items, over all processes, per step.
     probes : named splits whose mean entropy the log follows.
-    lora : fields of peft.LoraConfig, e.g. {"r": 8}; the adapters are merged at the end. Needs the extra `gpu`.
+    lora : fields of peft.LoraConfig, e.g. {"r": 8}; the adapters are merged at the end. Needs the extra `lm`.
     arguments : further transformers.TrainingArguments. {"bf16": True} trains in mixed precision, which takes about half
     the time on GPUs and on processors with bf16 instructions. {"train_sampling_strategy": "group_by_length"} puts items
     of like length into one batch: a few long texts among short ones no longer make every batch long.

@@ -1,7 +1,6 @@
 """Causal models over options: equal to whole texts one by one, whatever is shared, packed, padded and cut."""
 
 import doctest
-import re
 import warnings
 from dataclasses import replace
 from functools import cache

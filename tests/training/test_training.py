@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
-from sua import OBJECTIVES, Objective, Predictions, load_task, paths, predict, scores, train
+from sua import OBJECTIVES, Objective, Predictions, load_task, predict, scores, train
 from sua.divergences import geometric_mean
 from sua.models.load import load_model
 from sua.models.tiny import tiny_encoder
