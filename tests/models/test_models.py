@@ -302,6 +302,20 @@ def test_tiny_encoder_reads_words_in_any_case_and_pairs(tiny):
     assert tiny.tokenizer.convert_ids_to_tokens(pair["input_ids"][0]) == ["[CLS]", "a", "[SEP]", "film", "[SEP]"]
 
 
+def test_rows_of_tokens_do_not_depend_on_what_was_asked_before(tiny, monkeypatch):
+    def plain(texts):
+        return dict(tiny.tokenizer(texts, truncation=True, max_length=tiny.max_length))
+
+    another = tiny_encoder(TEXTS, 3, seed=1)  # shares what is known
+    assert tiny.encode(TEXTS[:3]) == plain(TEXTS[:3])
+    assert another.encode(TEXTS[::-1]) == plain(TEXTS[::-1])
+    assert tiny.encode([TEXTS[1], TEXTS[1]]) == plain([TEXTS[1], TEXTS[1]])
+    longer = tiny_encoder([*TEXTS, "zeppelin"], 3)  # has another vocabulary
+    assert longer.encode(["zeppelin"]) != tiny.encode(["zeppelin"])
+    monkeypatch.setattr("sua.models.encoder.KNOWN", 3)
+    assert tiny.encode(TEXTS) == plain(TEXTS) and not tiny._known
+
+
 def test_long_texts_are_cut_at_the_maximum(tiny):
     assert len(tiny.encode(["film " * 500])["input_ids"][0]) == 128
     assert (tiny.predict_proba(["film " * 500]) == tiny.predict_proba(["film " * 126])).all()
