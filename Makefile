@@ -67,8 +67,9 @@ $(STAGES): setup
 	@$(RUN) $(PY) -m sua.study.run $@ --profile "$(PROFILE)"
 
 04_baselines: 03_sua_tr_training
+# no need, only order: these two take all cores, and beside 04, which needs 03, one is often idle
 ifeq ($(PROFILE) $(MAKECMDGOALS),cpu reproduce)
-02_ambiguity_collapse: 03_sua_tr_training  # these two take all cores; beside 04, which waits for 03, one is idle
+02_ambiguity_collapse: | 03_sua_tr_training
 endif
 05_tables: 01_theory_checks 02_ambiguity_collapse 03_sua_tr_training 04_baselines
 
