@@ -15,7 +15,7 @@ import numpy as np
 
 from ..extras import need
 from ..inputs import expect, numbers, unknown_name, whole
-from ..metrics import _comparable
+from ..metrics import comparable
 from ..predictions import Predictions
 from ..scores import SCORES, score as score_of
 from .abstention import _checksum, _digest, _finite, _plain
@@ -55,7 +55,7 @@ class ErrorProbability:
         """
         if isinstance(scores, Predictions):
             scores = self._scores_of(scores, calibration)
-        scores = _comparable(numbers("scores", scores, "give one number per item"))
+        scores = comparable(numbers("scores", scores, "give one number per item"))
         expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an item "
                "without a score has no probability of error")
         points, values = np.array(self.points), np.array(self.values)
@@ -134,7 +134,7 @@ def calibrate(score, calibration, method: str = "isotonic", **parameters) -> Err
            f"{wrong.shape} items are wrong, the scores are {scores.shape}: give 1 for a wrong answer, else 0, one per "
            "score")
     wrong = wrong.astype(bool)
-    points, values = _FITS[method](_comparable(scores), wrong)
+    points, values = _FITS[method](comparable(scores), wrong)
     return ErrorProbability(method, tuple(map(float, points)), tuple(map(float, values)), len(wrong),
                             float(wrong.mean()), name, _plain(parameters), k, _digest(scores, wrong.astype(float)))
 
