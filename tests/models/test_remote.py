@@ -25,7 +25,8 @@ from scipy.stats import chisquare
 
 import sua
 from sua.models.callable import Model
-from sua.models.remote import RemoteError, RemoteLM, letter_prompt, named_option, read_answers, read_logprobs
+from sua.models.letters import letter_prompt, named_option, read_answers, read_logprobs
+from sua.models.remote import RemoteError, RemoteLM
 from sua.models.verbalised import confidence_prompt
 from sua.perturb import KERNELS, OPTION_ORDER, on_first, variants
 

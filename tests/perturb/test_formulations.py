@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sua import CallableModel, GenerativeLM, RemoteLM, load_task, paths, perturb, predict
 from sua.inputs import lettered
 from sua.models.choice import ChoiceLM
-from sua.models.remote import letter_prompt
+from sua.models.letters import letter_prompt
 from sua.models.tiny import tiny_llama
 from sua.perturb import OPTION_ORDER, TYPOS, Perturbation, audit, formulations, mixture, on_first, variants
 
