@@ -17,8 +17,9 @@ import sua
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
-CORE = ("extras", "files", "inputs", "divergences", "predictions", "outputs", "metrics", "perturb", "predict", "scores",
-        "decide.abstention", "decide.selective", "decide.certificates", "decide.diagnosis", "decide.regimes", "report")
+CORE = ("extras", "files", "inputs", "storage", "divergences", "predictions", "outputs", "metrics", "perturb",
+        "predict", "scores", "decide.abstention", "decide.selective", "decide.certificates", "decide.diagnosis",
+        "decide.regimes", "report")
 
 
 def imports_of(package):
