@@ -190,7 +190,10 @@ def _venn_abers(scores, wrong):
 
     points = np.unique(scores)
     places, top = _places(points, scores), 2 * len(points)  # the order of the scores is all that counts
-    both = lambda of_wrong: np.stack([-of_wrong, of_wrong], 1).astype(float)
+
+    def both(of_wrong):
+        return np.stack([-of_wrong, of_wrong], 1).astype(float)
+
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")  # its last slope is that of a single point
         fit = VennAbersCalibrator(Given(2), cv="prefit").fit(both(places), wrong.astype(int))

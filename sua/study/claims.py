@@ -151,7 +151,10 @@ def _collapse(results: Results) -> Judgement:
             for score in ("sua", "clarification_sua")}
     if rate.empty or seen["sua"].empty:
         return "not tested", "no ambiguous inputs were evaluated"
-    told = lambda values: ", ".join(f"{task} {value:.3f}".replace("nan", "n/a") for (task, _), value in values.items())
+
+    def told(values):
+        return ", ".join(f"{task} {value:.3f}".replace("nan", "n/a") for (task, _), value in values.items())
+
     evidence = (f"collapse rate, in worlds under majority labels: {told(rate)}; AUROC of SUA for collapsed answers: "
                 f"{told(seen['sua'])}; with clarifications as the kernel: {told(seen['clarification_sua'])}")
     real = results.mean("ambiguity_auroc_all", score="clarification_sua")
