@@ -153,8 +153,8 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
     "worlds": "LABEL_RULES WORLDS generate",
     "experiment": """Run SPLITS execute execute_all kernel_of orbit_log_loss saved select task_of trained varied
         world_setting""",
-    "study.comparison": """Comparison attack_accuracy differences for_new_training interval_table new_training_table parts
-        plot_curves preservation selection_table standings""",
+    "study.comparison": """Comparison attack_accuracy differences for_new_training interval_table new_training_table
+        parts plot_curves preservation selection_table standings""",
     "generation": """Clusters Entailment GENERATION_SCORES Generations GenerativeLM P_TRUE SameText Triple cluster
         cocoa deg discrete_semantic_entropy eigenscore eigv generation_score kernel_language_entropy
         lexical_similarity mean_token_entropy meaning_clusters normalise p_true perplexity rauq relevance rouge
@@ -163,10 +163,11 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
         clarification_sua collapse_index disagreement divergence_named energy entropy entropy_scaled fused logistic
         mahalanobis margin msp msp_scaled mutual_information orbit_entropy orbit_msp probe relative_mahalanobis score
         self_consistency sensitivity spuq sua sua_calibrated sua_positive sua_repaired sua_signed table unknown_name""",
-    "tasks": """HUB_SETS HUB_TASKS HubSet HubTask MULTI_NLI SNLI SPLITS Task clarifications hub_rows inputs load_task""",
+    "tasks": """HUB_SETS HUB_TASKS HubSet HubTask MULTI_NLI SNLI SPLITS Task clarifications hub_rows inputs
+        load_task""",
     "files": "json_lines put sweep whole write_text",
-    "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available of_checkout root stage_folder
-        tell_runner""",
+    "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available of_checkout root
+        stage_folder tell_runner""",
 }
 
 

@@ -253,7 +253,8 @@ def _in_own_type(model):
     import torch
 
     config = model.config
-    if config.model_type != "llama" or config.dtype != torch.float64 or config.rope_parameters["rope_type"] != "default":
+    plain = config.model_type == "llama" and config.rope_parameters["rope_type"] == "default"
+    if not plain or config.dtype != torch.float64:
         return model
     size = config.head_dim or config.hidden_size // config.num_attention_heads
     frequency = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)

@@ -148,8 +148,9 @@ SCORES: dict[str, Score] = {
                    "K + 1", (*_ORBIT, "calibration")),
     "logistic": Score(logistic, "P(error | S, H), logistic regression on calibration", _OURS, "[0, 1]", "K + 1",
                       (*_ORBIT, "calibration")),
-    "sua_repaired": Score(sua_repaired, "w_1 u + w_2 v + w_3 sqrt(S_TV) + b_answer, w >= 0 from calibration; u, v = log-odds "
-                          "against the answer at x and its variants", _OURS, _REAL, "K + 1", (*_ORBIT, "calibration")),
+    "sua_repaired": Score(sua_repaired, "w_1 u + w_2 v + w_3 sqrt(S_TV) + b_answer, w >= 0 from calibration; u, v = "
+                          "log-odds against the answer at x and its variants", _OURS, _REAL, "K + 1",
+                          (*_ORBIT, "calibration")),
 }
 
 

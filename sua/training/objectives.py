@@ -175,8 +175,8 @@ class Objective:
                                  if getattr(self, field.name) != field.default)
 
     def __call__(self, logits, variant_logits, labels, reference=None):
-        """logits (B, C), variant_logits (V, K, C) or None, labels (B,) or None, reference (B, C), the rows of label_dist
-        or of the teacher -> (loss, {term: scalar}).
+        """logits (B, C), variant_logits (V, K, C) or None, labels (B,) or None, reference (B, C), the rows of
+        label_dist or of the teacher -> (loss, {term: scalar}).
 
         The variants are those of the first V items; where x itself is not needed (`on_variants_alone`), logits may be
         those of a variant. Terms: task, entropy, and with variants sensitivity

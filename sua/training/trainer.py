@@ -134,8 +134,8 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     the time on GPUs and on processors with bf16 instructions. {"train_sampling_strategy": "group_by_length"} puts items
     of like length into one batch: a few long texts among short ones no longer make every batch long.
     log : one dict of loss terms at each of `epochs` equally spaced points.
-    start : a trained classifier of the same architecture and vocabulary, from whose weights training goes on. It is also
-    the frozen teacher of an objective with that target; without it the teacher is the model as it was loaded.
+    start : a trained classifier of the same architecture and vocabulary, from whose weights training goes on. It is
+    also the frozen teacher of an objective with that target; without it the teacher is the model as it was loaded.
     cache : a folder; the finished model is kept there and found again under a hash of its recipe: data, what the kernel
     draws, initial weights, objective, arguments, versions, and the number RECIPE. Moving or renaming code changes none.
     Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
@@ -254,8 +254,8 @@ def _go_on_from(classifier, start):
     try:
         classifier.model.load_state_dict(start.model.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"start = {start.name!r} has other weights than the model to train: train it by the same model, "
-                         f"options and task ({str(error).splitlines()[-1].strip()})") from None
+        raise ValueError(f"start = {start.name!r} has other weights than the model to train: train it by the same "
+                         f"model, options and task ({str(error).splitlines()[-1].strip()})") from None
 
 
 def _teacher(model, split, objective, perturbation, seed, is_keeper, folder):

@@ -77,7 +77,8 @@ def test_it_is_the_mean_of_what_predict_finds(mean):
     if mean == "arithmetic":
         brier = lambda q, y: ((q - np.eye(3)[y]) ** 2).sum(-1)
         spread = ((members.orbit - p.probs[:, None]) ** 2).sum(-1).mean(1)
-        assert brier(members.orbit, labels[:, None]).mean(1) == pytest.approx(brier(p.probs, labels) + spread, abs=1e-12)
+        each = brier(members.orbit, labels[:, None])
+        assert each.mean(1) == pytest.approx(brier(p.probs, labels) + spread, abs=1e-12)
         assert (entropy(p.probs) >= entropy(members.orbit).mean(1)).all()
     else:
         loss = -np.log(np.take_along_axis(members.orbit, labels[:, None, None], -1))[..., 0].mean(1)

@@ -1,4 +1,4 @@
-"""What a statement is: a chain of quantities that never decreases; its slack in a world, and the search for violations."""
+"""What a statement is: a chain of quantities that never decreases; its slack in a world, the search for violations."""
 
 from __future__ import annotations
 
