@@ -10,12 +10,13 @@ import json
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Mapping, Protocol, Sequence, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import storage
-from .inputs import expect, expect_seed, numbers, whole
+from .inputs import Input, expect, expect_seed, numbers, whole
 
 _UNSAFE = re.compile("[\0\ud800-\udfff]")  # what files of text cannot hold exactly
 SUM_TOLERANCE = 1e-4  # half-precision softmax outputs miss 1 by about this much
@@ -160,7 +161,7 @@ class Predictions:
                f"(Predictions(probs=..., {name}=...)) or let {FILLED_BY.get(name, 'sua.predict')} fill it")
         return value
 
-    def subset(self, index) -> "Predictions":
+    def subset(self, index: ArrayLike | slice) -> "Predictions":
         """The rows that `index` (integers, slice or boolean mask) selects, in that order."""
         rows = {f.name: getattr(self, f.name)[index] for f in fields(self)
                 if f.name != "meta" and getattr(self, f.name) is not None}
@@ -203,14 +204,14 @@ class Predictions:
                    f"{self.probs.shape[1]}: use the same label order in both")
         return replace(self, members=np.stack([other.probs for other in others], axis=1))
 
-    def save(self, path) -> Path:
+    def save(self, path: Path | str) -> Path:
         """Write one parquet file, atomic, so never half a file, with checksums by which `load` knows damage."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "meta"}
         storage.write(path, {name: value for name, value in arrays.items() if value is not None}, self.meta)
         return Path(path)
 
     @classmethod
-    def load(cls, path) -> "Predictions":
+    def load(cls, path: Path | str) -> "Predictions":
         """Read what `save` wrote. ValueError for a file that is damaged, cut, of another kind or of a newer schema."""
         arrays, meta = storage.read(path)
         try:
@@ -235,6 +236,14 @@ def _joined(name, parts):
     expect(odd is None, lambda: f"{name} of parts[{odd}] has shape {values[odd].shape}, that of parts[0] "
            f"{values[0].shape}: predict all parts with the same classes, perturbation and k")
     return np.concatenate(values)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What every score needs of a model."""
+
+    def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
+        """(N, C) probabilities, row i for inputs[i], columns in a fixed label order."""
 
 
 def model_rows(name, values, n) -> np.ndarray:

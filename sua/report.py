@@ -53,9 +53,9 @@ figure svg {{ width: 100%; height: auto; }} figcaption, .note {{ font-size: .85r
 """
 
 
-def report_html(predictions: Predictions, path, labels: Sequence | None = None, *, score: str | None = None,
-                calibration: Predictions | None = None, texts: Sequence[str] | None = None, risk: float = 0.1,
-                delta: float = 0.1) -> Path:
+def report_html(predictions: Predictions, path: Path | str, labels: Sequence | None = None, *,
+                score: str | None = None, calibration: Predictions | None = None, texts: Sequence[str] | None = None,
+                risk: float = 0.1, delta: float = 0.1) -> Path:
     """Write a page on what these predictions allow to say: one self-contained HTML file; its path is returned.
 
     Without labels: the certificates (sua.error_floor, sua.misalignment_test, sua.removable_risk), which need variants,

@@ -15,6 +15,7 @@ from numbers import Real
 from typing import Mapping, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import ks_2samp
 
 from ..inputs import expect, numbers
@@ -78,9 +79,9 @@ class AbstentionRule:
     sketch: tuple[tuple[float, int], ...] = ()
 
     @classmethod
-    def fit(cls, scores, is_error, *, risk: float, delta: float | None = None, thresholds=None,
-            method: str = DEFAULT, score_name: str | None = None, parameters: dict | None = None,
-            k: int | None = None) -> "AbstentionRule":
+    def fit(cls, scores: ArrayLike, is_error: ArrayLike, *, risk: float, delta: float | None = None,
+            thresholds: ArrayLike | None = None, method: str = DEFAULT, score_name: str | None = None,
+            parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
         """The rule of largest coverage that can promise `risk` from labelled calibration items.
 
         Parameters
@@ -150,8 +151,8 @@ class AbstentionRule:
                    **_identity("sua", parameters, k))
 
     @classmethod
-    def at_coverage(cls, scores, coverage: float, *, score_name: str | None = None, parameters: dict | None = None,
-                    k: int | None = None) -> "AbstentionRule":
+    def at_coverage(cls, scores: ArrayLike, coverage: float, *, score_name: str | None = None,
+                    parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
         """The smallest threshold that answers at least `coverage` of the (N,) scores. No labels, no guarantee."""
         expect(isinstance(coverage, Real) and 0 < coverage <= 1,
                lambda: f"coverage = {coverage!r}: give a share in (0, 1]")
@@ -161,7 +162,8 @@ class AbstentionRule:
                    coverage=float((scores <= threshold).mean()), n=len(scores), digest=_digest(scores),
                    sketch=_sketch(scores, threshold), **_identity(score_name, parameters, k))
 
-    def accept(self, scores, *, score_name=None, parameters=None, k=None) -> np.ndarray:
+    def accept(self, scores: ArrayLike, *, score_name: str | None = None, parameters: dict | None = None,
+               k: int | None = None) -> np.ndarray:
         """(N,) bool, True where the input may be answered.
 
         What is said about the scores must agree with what was calibrated. Raises ValueError for another score_name,
@@ -179,7 +181,7 @@ class AbstentionRule:
                "without a score can be neither answered nor counted as abstained")
         return np.zeros(scores.shape, dtype=bool) if self.threshold is None else scores <= self.threshold
 
-    def drift(self, scores, false_alarm: float = 0.01) -> Drift:
+    def drift(self, scores: ArrayLike, false_alarm: float = 0.01) -> Drift:
         """Do the (M,) scores of incoming inputs still follow the calibration scores? Labels not needed.
 
         Two-sample Kolmogorov-Smirnov test at the sketched scores up to the threshold (beyond it a score counts only

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..extras import need
 from ..inputs import expect, numbers, unknown_name, whole
@@ -46,7 +47,7 @@ class ErrorProbability:
     k: int | None = None
     digest: str | None = None
 
-    def __call__(self, scores, calibration: Predictions | None = None) -> np.ndarray:
+    def __call__(self, scores: ArrayLike | Predictions, calibration: Predictions | None = None) -> np.ndarray:
         """P(error) of each item.
 
         scores : (N,) numbers, or Predictions, whose score is then computed; a fitted score also takes `calibration`.
@@ -99,7 +100,8 @@ class ErrorProbability:
         return cls(**content | {name: tuple(content[name]) for name in ("points", "values")})
 
 
-def calibrate(score, calibration, method: str = "isotonic", **parameters) -> ErrorProbability:
+def calibrate(score: str | ArrayLike, calibration: ArrayLike | Predictions, method: str = "isotonic",
+              **parameters: object) -> ErrorProbability:
     """A score as P(error): `sua.calibrate("entropy", held)(tested)` is the (N,) probability that each answer is wrong.
 
     Parameters
@@ -241,7 +243,7 @@ class Reliability(NamedTuple):
     bins: np.ndarray
 
 
-def reliability(is_error, chance, bins: int = 15) -> Reliability:
+def reliability(is_error: ArrayLike, chance: ArrayLike, bins: int = 15) -> Reliability:
     """`Reliability` of the (N,) P(error) `chance`. ValueError for numbers outside [0, 1] or of another length."""
     bins = whole("bins", bins, 1, "give at least one bin")
     chance = _finite("chance", chance)

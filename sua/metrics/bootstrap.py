@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from ..inputs import expect, numbers
@@ -92,7 +93,7 @@ def _p_value(gain, resampled):
     return float(2 * ndtr(-abs(gain) / deviation)) if deviation > 0 else float(gain == 0)
 
 
-def holm(p_values) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """(m,) p-values adjusted for m tests (Holm 1979): those <= alpha make no false claim with probability >= 1 - alpha.
 
     Valid under any dependence between the tests. NaN stays NaN and counts as no test. ValueError outside [0, 1].

@@ -6,6 +6,7 @@ import math
 from numbers import Integral
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..divergences import FLOOR
 from ..inputs import expect
@@ -14,45 +15,45 @@ from .resamples import resampled
 
 
 @resampled
-def accuracy(predictions: Predictions, counts=None) -> float:
+def accuracy(predictions: Predictions, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Share of right answers."""
     return _mean(~predictions.is_error, counts)
 
 
 @resampled
-def robust_accuracy(predictions: Predictions, counts=None) -> float:
+def robust_accuracy(predictions: Predictions, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Share of items answered right on x and on all K variants. Falls with K: report K beside it."""
     return _mean(_variants_right(predictions).all(1) & ~predictions.is_error, counts)
 
 
 @resampled
-def worst_of_k(predictions: Predictions, counts=None) -> float:
+def worst_of_k(predictions: Predictions, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Share of items answered right on all K variants, whatever the answer to x. Falls with K: report K beside it."""
     return _mean(_variants_right(predictions).all(1), counts)
 
 
 @resampled
-def mean_of_k(predictions: Predictions, counts=None) -> float:
+def mean_of_k(predictions: Predictions, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Accuracy on the variants, mean over items and the K variants of each."""
     return _mean(_variants_right(predictions).mean(1), counts)
 
 
 @resampled
-def brier(predictions: Predictions, counts=None) -> float:
+def brier(predictions: Predictions, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Brier score, sum over classes: mean of sum_y (p_y - 1[y = label])^2, in [0, 2]."""
     p, labels = predictions.probs, predictions.require("labels")
     return _mean(((p - np.eye(p.shape[1])[labels]) ** 2).sum(-1), counts)
 
 
 @resampled
-def nll(predictions: Predictions, counts=None) -> float:
+def nll(predictions: Predictions, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Negative log-likelihood of the labels, mean of -ln max(p_label, 1e-12), nats."""
     p, labels = predictions.probs, predictions.require("labels")
     return _mean(-np.log(np.maximum(p[np.arange(len(p)), labels], FLOOR)), counts)
 
 
 @resampled
-def ece(predictions: Predictions, bins: int = 15, counts=None) -> float:
+def ece(predictions: Predictions, bins: int = 15, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Expected calibration error of the top label: `bins` equal-width bins (lo, hi], sum of (n_b/n) |acc - conf|.
 
     Guo et al., ICML 2017. The plug-in estimate is biased upward, by about sqrt(bins / n) at worst: compare models on as
@@ -63,7 +64,7 @@ def ece(predictions: Predictions, bins: int = 15, counts=None) -> float:
 
 
 @resampled
-def equal_mass_ece(predictions: Predictions, bins: int = 15, counts=None) -> float:
+def equal_mass_ece(predictions: Predictions, bins: int = 15, counts: ArrayLike | None = None) -> float | np.ndarray:
     """ECE over bins (lo, hi] between quantiles of the confidence; equal confidences share a bin.
 
     Nguyen & O'Connor, EMNLP 2015. Biased upward like `ece`. Resamples keep the bins of the sample.

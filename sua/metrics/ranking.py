@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..inputs import expect, numbers
 from .resamples import resampled
@@ -14,7 +15,7 @@ class SingleClassError(ValueError):
     """A ranking metric was asked for where every item is an error, or none is: it is n/a, not a number."""
 
 
-def two_classes(is_error) -> np.ndarray:
+def two_classes(is_error: ArrayLike) -> np.ndarray:
     """`is_error` as (N,) bool; SingleClassError unless it holds both errors and right answers."""
     wrong = np.asarray(is_error, dtype=bool)
     if wrong.all() or not wrong.any():
@@ -24,7 +25,7 @@ def two_classes(is_error) -> np.ndarray:
 
 
 @resampled
-def auroc(is_error, score, counts=None) -> float:
+def auroc(is_error: ArrayLike, score: ArrayLike, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Probability that a random error scores above a random right answer, ties counting half.
 
     Raises SingleClassError if `is_error` holds one class only, ValueError if shapes differ or a score is NaN.
@@ -36,13 +37,13 @@ def auroc(is_error, score, counts=None) -> float:
 
 
 @resampled
-def aurc(is_error, score, counts=None) -> float:
+def aurc(is_error: ArrayLike, score: ArrayLike, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Area under the risk-coverage curve: mean over k = 1..N of the error rate among the k lowest scores."""
     return _aurc(*_blocks(is_error, score, counts))
 
 
 @resampled
-def e_aurc(is_error, score, counts=None) -> float:
+def e_aurc(is_error: ArrayLike, score: ArrayLike, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Excess AURC: AURC minus that of the oracle that ranks all errors last (Geifman, Uziel & El-Yaniv, ICLR 2019).
 
     The oracle of the finite sample, not its limit e + (1 - e) ln(1 - e): a perfect score has exactly 0.
@@ -52,7 +53,7 @@ def e_aurc(is_error, score, counts=None) -> float:
 
 
 @resampled
-def augrc(is_error, score, counts=None) -> float:
+def augrc(is_error: ArrayLike, score: ArrayLike, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Area under the generalised risk-coverage curve, P(wrong and answered) against coverage, linear between items.
 
     Traub et al., NeurIPS 2024. Equals (1 - AUROC) e (1 - e) + e^2 / 2 with error rate e; 0 without errors.
@@ -62,7 +63,7 @@ def augrc(is_error, score, counts=None) -> float:
 
 
 @resampled
-def prr(is_error, score, counts=None) -> float:
+def prr(is_error: ArrayLike, score: ArrayLike, counts: ArrayLike | None = None) -> float | np.ndarray:
     """Prediction rejection ratio (e - AURC) / (e - AURC of the oracle): 1 for a perfect score, 0 for a random one.
 
     The areas of lm-polygraph (Fadeeva et al., EMNLP 2023), which average the risk of what is kept, with the exact
@@ -77,7 +78,8 @@ def prr(is_error, score, counts=None) -> float:
 
 
 @resampled
-def selective_accuracy(is_error, score, coverage: float = 0.8, counts=None) -> float:
+def selective_accuracy(is_error: ArrayLike, score: ArrayLike, coverage: float = 0.8,
+                       counts: ArrayLike | None = None) -> float | np.ndarray:
     """Accuracy on the ceil(coverage * N) items of lowest score. ValueError unless 0 < coverage <= 1."""
     expect(isinstance(coverage, Real) and 0 < coverage <= 1, lambda: f"coverage = {coverage!r}: give a share in (0, 1]")
     size, bad = _blocks(is_error, score, counts)
@@ -88,7 +90,7 @@ def selective_accuracy(is_error, score, coverage: float = 0.8, counts=None) -> f
     return 1 - (bad.cumsum(1)[last] - beyond) / kept
 
 
-def selective_risk(is_error, score) -> np.ndarray:
+def selective_risk(is_error: ArrayLike, score: ArrayLike) -> np.ndarray:
     """(N,) expected error rate among the k items of lowest score, k = 1..N: the risk-coverage curve."""
     is_error, score = _checked(is_error, score)
     _, block, size = np.unique(score, return_inverse=True, return_counts=True)
@@ -109,7 +111,7 @@ def _checked(is_error, score):
     return is_error.astype(bool), comparable(score)
 
 
-def comparable(score) -> np.ndarray:
+def comparable(score: np.ndarray) -> np.ndarray:
     """Scores to 13 decimals and 30 binary digits, about nine decimal ones: what differs in rounding alone is tied."""
     mantissa, exponent = np.frexp(np.where(np.abs(score) < 1, np.round(np.clip(score, -1, 1), 13), score))
     return np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -30,7 +30,8 @@ class EncoderClassifier:
     rows_per_input = 1  # rows of the network's batch that one input takes
     adapter_task = "SEQ_CLS"  # what peft calls this kind of model
 
-    def __init__(self, model, tokenizer, batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
+    def __init__(self, model: "transformers.PreTrainedModel", tokenizer: "transformers.PreTrainedTokenizerBase",
+                 batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
                  cache: Path | None = None):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.batch_size = whole("batch_size", batch_size, 1, "give at least 1")
@@ -47,11 +48,11 @@ class EncoderClassifier:
         """Unpadded token lists by name ("input_ids", ...), `rows_per_input` of them for each input, in order."""
         return encode(self.tokenizer, inputs, self.max_length)
 
-    def class_logits(self, logits):
+    def class_logits(self, logits: "torch.Tensor") -> "torch.Tensor":
         """(n, C) tensor of the classes' logits, from the network's (n * rows_per_input, W)."""
         return logits
 
-    def forward(self, model, batch, **options):
+    def forward(self, model: "torch.nn.Module", batch: Mapping, **options: bool) -> "transformers.utils.ModelOutput":
         """The network's output on a padded batch; `model` is this classifier's own, or what training wraps it in."""
         return model(**batch, **options)
 
@@ -147,7 +148,7 @@ class EncoderClassifier:
         finally:
             self.model.train(was_training)
 
-    def save(self, folder) -> Path:
+    def save(self, folder: Path | str) -> Path:
         """Weights as safetensors, config and tokenizer, in `folder`; `load_model(folder)` reads them."""
         import transformers
 
@@ -165,7 +166,8 @@ class EncoderChoice(EncoderClassifier):
     ValueError for another model or number of options.
     """
 
-    def __init__(self, model, tokenizer, choices: int, **options):
+    def __init__(self, model: "transformers.PreTrainedModel", tokenizer: "transformers.PreTrainedTokenizerBase",
+                 choices: int, **options: object):
         super().__init__(model, tokenizer, **options)
         if model.config.num_labels != 1:
             raise ValueError(f"the model has num_labels = {model.config.num_labels}: multiple choice scores one pair "
@@ -182,7 +184,7 @@ class EncoderChoice(EncoderClassifier):
         pairs = [(question, option) for question, *options in inputs for option in options]
         return encode(self.tokenizer, pairs, self.max_length)
 
-    def class_logits(self, logits):
+    def class_logits(self, logits: "torch.Tensor") -> "torch.Tensor":
         return logits.reshape(-1, self.rows_per_input)
 
     def _features(self, first, logits):

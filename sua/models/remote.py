@@ -1,4 +1,4 @@
-"""Language models behind an API: an OpenAI-compatible chat endpoint (vLLM, SGLang, Ollama, ...) as a `sua.Model`.
+"""Language models behind an API: an OpenAI-compatible chat endpoint (vLLM, SGLang, Ollama, ...) as a model.
 
 The prompt lists the options by letter. p(y|x) is read off the log-probabilities of the first answer token or, where
 the server has none, counted over sampled answers. Answers are kept under their full request: pairing does not depend

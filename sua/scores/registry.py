@@ -188,7 +188,7 @@ def available(predictions: Predictions, calibration: Predictions | None = None) 
             and ("calibration" not in entry.needs or holds(calibration, {"labels", *fields[name]}))]
 
 
-def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
+def score(predictions: Predictions, name: str, **parameters: object) -> np.ndarray:
     """The score `name` of every item, (N,), higher = more likely wrong.
 
     `sua.SCORES` lists names, formulas and what each needs. Parameters go to the score's function (lam=,

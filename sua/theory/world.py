@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..divergences import EXACT as DIVERGENCES, entropy
 from .numbers import real
@@ -45,105 +46,105 @@ class World:
                                  "probabilities that sum to 1 over the last axis")
             object.__setattr__(self, name, value)
 
-    def mean(self, values):
+    def mean(self, values: np.ndarray) -> np.ndarray:
         """(...) expectation over x ~ P of values (..., N)."""
         return (self.mass * values).sum(-1)
 
-    def pair_mean(self, values):
+    def pair_mean(self, values: np.ndarray) -> np.ndarray:
         """(..., N) expectation over x' ~ Pi(.|x) of values (..., N, N)."""
         return (self.kernel * np.where(self.kernel > 0, values, 0)).sum(-1)
 
-    def sup(self, values):
+    def sup(self, values: np.ndarray) -> np.ndarray:
         """(..., N) maximum over x' in N(x) of values (..., N, N) >= 0."""
         return np.where(self.neighbours, values, 0).max(-1)
 
     @property
-    def neighbours(self):
+    def neighbours(self) -> np.ndarray:
         return (self.kernel > 0) | np.eye(self.kernel.shape[-1], dtype=bool)
 
-    def divergence(self, name="tv"):
+    def divergence(self, name: str = "tv") -> np.ndarray:
         """(..., N, N) D(p(x), p(x')) of all pairs."""
         return DIVERGENCES[name](self.p[..., :, None, :], self.p[..., None, :, :])
 
-    def sensitivity(self, name="tv"):
+    def sensitivity(self, name: str = "tv") -> np.ndarray:
         return self.pair_mean(self.divergence(name))
 
     @property
-    def entropy(self):
+    def entropy(self) -> np.ndarray:
         return entropy(self.p)
 
     @property
-    def gini(self):
+    def gini(self) -> np.ndarray:
         return 1 - (self.p**2).sum(-1)
 
     @property
-    def doubt(self):
+    def doubt(self) -> np.ndarray:
         """a(x) = 1 - max p."""
         return 1 - self.p.max(-1)
 
     @property
-    def margin(self):
+    def margin(self) -> np.ndarray:
         top = np.sort(self.p, axis=-1)
         return top[..., -1] - top[..., -2]
 
     @property
-    def flips(self):
+    def flips(self) -> np.ndarray:
         """(..., N, N) bool: the answers at x and x' differ (argmax, the first of equal ones)."""
         answer = self.p.argmax(-1)
         return answer[..., :, None] != answer[..., None, :]
 
     @property
-    def flip_rate(self):
+    def flip_rate(self) -> np.ndarray:
         return self.pair_mean(self.flips)
 
-    def sua(self, lam=1.0, name="tv"):
+    def sua(self, lam: float = 1.0, name: str = "tv") -> np.ndarray:
         return self.sensitivity(name) - lam * self.entropy
 
-    def risk(self, loss="gibbs"):
+    def risk(self, loss: str = "gibbs") -> np.ndarray:
         """(..., N) expected loss at x under p*(x)."""
         return (self.truth * np.where(self.truth > 0, LOSSES[loss](self.p), 0)).sum(-1)
 
-    def mean_risk(self, loss="gibbs"):
+    def mean_risk(self, loss: str = "gibbs") -> np.ndarray:
         """R_Pi."""
         return self.pair_mean(self.risk(loss)[..., None, :])
 
-    def robust_risk(self, loss="gibbs"):
+    def robust_risk(self, loss: str = "gibbs") -> np.ndarray:
         """R_rob."""
         return self.sup(self.risk(loss)[..., None, :])
 
-    def tail_risk(self, alpha, loss="gibbs"):
+    def tail_risk(self, alpha: float, loss: str = "gibbs") -> np.ndarray:
         """(..., N) mean risk in the worst alpha-fraction of Pi(.|x) (conditional value at risk)."""
         risk = np.broadcast_to(self.risk(loss)[..., None, :], self.kernel.shape)
         order = np.argsort(-risk, axis=-1)
         share = np.minimum(np.take_along_axis(self.kernel, order, -1).cumsum(-1), alpha)
         return (np.diff(share, axis=-1, prepend=0) * np.take_along_axis(risk, order, -1)).sum(-1) / alpha
 
-    def calibrated(self, same):
+    def calibrated(self, same: np.ndarray) -> np.ndarray:
         """(..., N, C) E[p* | cell], where same (..., N, N) says which inputs share a cell."""
         return cell_mean(self, same, self.truth)
 
-    def calibration_error(self):
+    def calibration_error(self) -> np.ndarray:
         """E TV(p, E[p*|p]): canonical, the strongest notion."""
         same = (self.p[..., :, None, :] == self.p[..., None, :, :]).all(-1)
         return self.mean(DIVERGENCES["tv"](self.p, self.calibrated(same)))
 
-    def classwise_error(self):
+    def classwise_error(self) -> np.ndarray:
         """sum_k E p_k |p_k - P(Y = k | p_k)|."""
         same = np.moveaxis(self.p[..., :, None, :] == self.p[..., None, :, :], -1, 0)
         share = np.stack([self.calibrated(s)[..., k] for k, s in enumerate(same)], -1)
         return self.mean((self.p * np.abs(self.p - share)).sum(-1))
 
-    def ece(self, cells=None):
+    def ece(self, cells: ArrayLike | None = None) -> np.ndarray:
         """E |confidence - accuracy| within cells (..., N); default: one cell per value of the confidence."""
         gap = self.risk("zero_one") - self.doubt
         return self.mean(np.abs(cell_mean(self, self.same(cells), gap[..., None])[..., 0]))
 
-    def same(self, cells=None):
+    def same(self, cells: ArrayLike | None = None) -> np.ndarray:
         cells = self.p.max(-1) if cells is None else np.asarray(cells)
         return cells[..., :, None] == cells[..., None, :]
 
     @property
-    def orbits(self):
+    def orbits(self) -> np.ndarray:
         """(..., N) the first input that can be reached: names the Pi-invariant group of x."""
         reach = self.neighbours | np.swapaxes(self.neighbours, -1, -2)
         for _ in range(reach.shape[-1].bit_length()):
@@ -151,34 +152,34 @@ class World:
         return reach.argmax(-1)
 
     @property
-    def drift(self):
+    def drift(self) -> np.ndarray:
         """(..., N) sup over N(x) of TV(p*(x), p*(x')); 0 iff the kernel is label-preserving."""
         return self.sup(DIVERGENCES["tv"](self.truth[..., :, None, :], self.truth[..., None, :, :]))
 
     @property
-    def asymmetry(self):
+    def asymmetry(self) -> np.ndarray:
         """Largest |P(x, x') - P(x', x)|; 0 iff the pair is exchangeable."""
         joint = self.mass[..., None] * self.kernel
         return np.abs(joint - np.swapaxes(joint, -1, -2)).max((-1, -2))
 
-    def smoothed(self, t):
+    def smoothed(self, t: ArrayLike) -> World:
         """The world whose model is (1 - t) p + t / C; t (...)."""
         t = np.asarray(t)[..., None, None]
         return replace(self, p=(1 - t) * self.p + t / self.p.shape[-1])
 
 
-def log(values) -> np.ndarray:
+def log(values: ArrayLike) -> np.ndarray:
     """Natural logarithm, -inf at 0."""
     with np.errstate(divide="ignore"):
         return np.log(values)
 
 
-def one_hot(p) -> np.ndarray:
+def one_hot(p: np.ndarray) -> np.ndarray:
     """(..., C) 1 at the answer, argmax of p (..., C), the first of equal ones, else 0."""
     return (p.argmax(-1)[..., None] == np.arange(p.shape[-1])).astype(int)
 
 
-def cell_mean(world: World, same, values) -> np.ndarray:
+def cell_mean(world: World, same: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(..., N, C) mean over P of values (..., N, C) within the cell of each input."""
     weight = np.where(same, world.mass[..., None, :], 0)
     total = weight.sum(-1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sua
-from sua.models.callable import Model
+from sua.predictions import Model
 from sua.models.mends import ContextualCalibration, PriDe
 from sua.perturb import OPTION_ORDER
 

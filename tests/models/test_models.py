@@ -17,7 +17,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest, chisquare
 
 from sua import CallableModel, EncoderClassifier, load_model, load_task, metrics, predict, score
-from sua.models.callable import Model
+from sua.predictions import Model
 from sua.models.encoder import EncoderChoice, encode
 from sua.models.tiny import tiny_encoder
 from sua.paths import NotAvailableError

@@ -7,7 +7,7 @@ import pytest
 
 from sua import CallableModel, OrbitModel, Predictions, predict
 from sua.divergences import entropy, geometric_mean
-from sua.models.callable import Model
+from sua.predictions import Model
 from sua.perturb import OPTION_ORDER, Perturbation
 
 TABLE = {"a": [Fraction(1, 2), Fraction(1, 2)], "b": [Fraction(9, 10), Fraction(1, 10)],

@@ -24,7 +24,7 @@ import pytest
 from scipy.stats import chisquare
 
 import sua
-from sua.models.callable import Model
+from sua.predictions import Model
 from sua.models.letters import letter_prompt, named_option, read_answers, read_logprobs
 from sua.models.remote import RemoteError, RemoteLM
 from sua.models.verbalised import confidence_prompt

@@ -28,7 +28,7 @@ class Search(NamedTuple):
     violated: np.ndarray
 
 
-def slack(statement: Callable, worlds: World, **parameters) -> np.ndarray:
+def slack(statement: Callable, worlds: World, **parameters: object) -> np.ndarray:
     """(...) smallest step of the statement's chain in each world, over inputs or pairs; negative = violated."""
     terms = [np.asarray(term, dtype=np.float64) for term in statement(worlds, **parameters)]
     shape = worlds.mass.shape[:-1]
@@ -40,7 +40,7 @@ def slack(statement: Callable, worlds: World, **parameters) -> np.ndarray:
     return worst
 
 
-def search(statement: Callable, worlds: World, **parameters) -> Search:
+def search(statement: Callable, worlds: World, **parameters: object) -> Search:
     """How often a batch of worlds violates the statement (by more than 1e-12), and where worst."""
     found = slack(statement, worlds, **parameters)
     return Search(float((found < -TOLERANCE).mean()), float(found.min()), int(found.argmin()), found < -TOLERANCE)
