@@ -9,9 +9,8 @@ One forward pass reads the tokens of a batch as a forest (`sua.models.forest`), 
 
 from __future__ import annotations
 
-import hashlib
 import os
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Mapping, Sequence
@@ -19,13 +18,12 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from ..inputs import LETTERS, OPTIONS, Input, expect, has_options, lettered
-from .common import wide
+from .common import KNOWN, known_rows, wide
 from .encoder import EncoderClassifier
 from .forest import LITTLE, _attention, _plan, _tensors
 
 TEMPLATES = {"sum": "{question}\nAnswer:", "mean": "{question}\nAnswer:", "letter": "{question}\n{options}\nAnswer:"}
 ABSENT = -1e6  # logit of an option that an input lacks: its probability is 0, its gradient finite
-KNOWN = 100_000  # inputs whose rows are kept
 
 
 class ChoiceLM(EncoderClassifier):
@@ -98,12 +96,8 @@ class ChoiceLM(EncoderClassifier):
 
     @cached_property
     def _known(self):
-        """{input: its row}; models that encode alike share it, such as those that a study trains one after another."""
-        if not self.tokenizer.is_fast:
-            return {}
-        digest = hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).digest()
-        return _kept(digest, self.tokenizer.bos_token_id, self.answers, self.score, self.template, self.max_length,
-                     self.chat and self.tokenizer.chat_template)
+        return known_rows(self.tokenizer, self.tokenizer.bos_token_id, self.answers, self.score, self.template,
+                          self.max_length, self.chat and self.tokenizer.chat_template)
 
     def _asked(self, i, example):
         """(prompt, options as they are scored)."""
@@ -241,12 +235,6 @@ def _tokens(tokenizer, texts):
     core.no_padding()
     core.no_truncation()
     return [found.ids for found in core.encode_batch_fast(texts)]
-
-
-@lru_cache(maxsize=2)
-def _kept(*settings):
-    """The rows by input, empty at first: one dictionary per settings of the encoding."""
-    return {}
 
 
 def _in_own_type(model):

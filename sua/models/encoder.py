@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from .. import files
 from ..inputs import Input, distinct, expect_seed, whole
-from .common import on_device, padded, progress, quiet, wide, within_memory
+from .common import KNOWN, known_rows, on_device, padded, progress, quiet, wide, within_memory
 
 MAX_LENGTH = 128
 
@@ -46,7 +47,25 @@ class EncoderClassifier:
 
     def encode(self, inputs: Sequence[Input]) -> dict[str, list[list[int]]]:
         """Unpadded token lists by name ("input_ids", ...), `rows_per_input` of them for each input, in order."""
-        return encode(self.tokenizer, inputs, self.max_length)
+        return self._tokens([(x,) if isinstance(x, str) else tuple(x) for x in inputs])
+
+    def _tokens(self, rows):
+        """Unpadded token lists by name, of tuples of one or two texts. ValueError for others, and where sizes differ."""
+        if (sizes := {len(row) for row in rows}) not in ({1}, {2}):
+            raise ValueError(f"inputs of {', '.join(map(str, sorted(sizes)))} texts: a classifier reads texts or pairs, "
+                             "not both; a question with its options needs a multiple-choice model (EncoderChoice)")
+        if new := [row for row in dict.fromkeys(rows) if row not in self._known]:
+            tokens = self.tokenizer(*map(list, zip(*new)), truncation=True, max_length=self.max_length)
+            self._known.update((row, dict(zip(tokens, of_row))) for row, of_row in zip(new, zip(*tokens.values())))
+        found = [self._known[row] for row in rows]
+        if len(self._known) > KNOWN:
+            self._known.clear()
+        return {name: [of_row[name] for of_row in found] for name in found[0]}
+
+    @cached_property
+    def _known(self):
+        return known_rows(self.tokenizer, self.max_length, self.tokenizer.truncation_side,
+                          *self.tokenizer.model_input_names)
 
     def class_logits(self, logits: "torch.Tensor") -> "torch.Tensor":
         """(n, C) tensor of the classes' logits, from the network's (n * rows_per_input, W)."""
@@ -181,8 +200,7 @@ class EncoderChoice(EncoderClassifier):
             if isinstance(example, str) or len(example) != 1 + self.rows_per_input:
                 raise ValueError(f"inputs[{i}] = {example!r} is not a question with {self.rows_per_input} options: "
                                  f"give a tuple (question, option_1, ..., option_{self.rows_per_input})")
-        pairs = [(question, option) for question, *options in inputs for option in options]
-        return encode(self.tokenizer, pairs, self.max_length)
+        return self._tokens([(question, option) for question, *options in inputs for option in options])
 
     def class_logits(self, logits: "torch.Tensor") -> "torch.Tensor":
         return logits.reshape(-1, self.rows_per_input)
@@ -199,15 +217,6 @@ def _kept(file, n):
     except Exception:  # numpy and zipfile raise many kinds on bytes that they did not write
         return None
     return rows if "probs" in rows and {len(values) for values in rows.values()} == {n} else None
-
-
-def encode(tokenizer, inputs: Sequence[Input], max_length: int) -> dict:
-    """Unpadded token ids of texts or pairs. ValueError where their number of texts differs or exceeds two."""
-    rows = [(x,) if isinstance(x, str) else x for x in inputs]
-    if (sizes := {len(row) for row in rows}) not in ({1}, {2}):
-        raise ValueError(f"inputs of {', '.join(map(str, sorted(sizes)))} texts: a classifier reads texts or pairs, "
-                         "not both; a question with its options needs a multiple-choice model (EncoderChoice)")
-    return dict(tokenizer(*map(list, zip(*rows)), truncation=True, max_length=max_length))
 
 
 def wrapped(model, tokenizer, choices, **options) -> EncoderClassifier:

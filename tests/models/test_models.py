@@ -17,10 +17,10 @@ from scipy.special import softmax
 from scipy.stats import binomtest, chisquare
 
 from sua import CallableModel, EncoderClassifier, load_model, load_task, metrics, predict, score
-from sua.predictions import Model
-from sua.models.encoder import EncoderChoice, encode
+from sua.models.encoder import EncoderChoice
 from sua.models.tiny import tiny_encoder
 from sua.paths import NotAvailableError
+from sua.predictions import Model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = ["a film", "the", "a long and winding film about the sea and the people who live beside it", "the sea the sea",
@@ -296,14 +296,14 @@ def test_tiny_encoder_follows_its_seed():
 def test_tiny_encoder_reads_words_in_any_case_and_pairs(tiny):
     assert (tiny.predict_proba(["A Film"]) == tiny.predict_proba(["a film"])).all()
     assert tiny.predict_proba([("a film", "the sea"), ("it", "people")]).shape == (2, 3)
-    unknown = encode(tiny.tokenizer, ["a zeppelin film"], 128)["input_ids"][0]
+    unknown = tiny.encode(["a zeppelin film"])["input_ids"][0]
     assert tiny.tokenizer.convert_ids_to_tokens(unknown) == ["[CLS]", "a", "[UNK]", "film", "[SEP]"]
-    pair = encode(tiny.tokenizer, [("a", "film")], 128)
+    pair = tiny.encode([("a", "film")])
     assert tiny.tokenizer.convert_ids_to_tokens(pair["input_ids"][0]) == ["[CLS]", "a", "[SEP]", "film", "[SEP]"]
 
 
 def test_long_texts_are_cut_at_the_maximum(tiny):
-    assert len(encode(tiny.tokenizer, ["film " * 500], 128)["input_ids"][0]) == 128
+    assert len(tiny.encode(["film " * 500])["input_ids"][0]) == 128
     assert (tiny.predict_proba(["film " * 500]) == tiny.predict_proba(["film " * 126])).all()
 
 
