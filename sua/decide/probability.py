@@ -6,20 +6,19 @@ them and runs no code of a file.
 
 from __future__ import annotations
 
-import json
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..extras import need
-from ..inputs import expect, numbers, unknown_name, whole
+from ..inputs import expect, finite, numbers, unknown_name, whole
 from ..metrics import comparable
 from ..predictions import Predictions
 from ..scores import SCORES, score as score_of
-from .abstention import _checksum, _digest, _finite, _plain
+from . import kept
 
 SCHEMA_VERSION = 1
 METHODS = ("isotonic", "platt", "venn_abers")
@@ -78,25 +77,12 @@ class ErrorProbability:
 
     def to_json(self) -> str:
         """JSON text with a checksum, to lie beside a rule's; nothing in it is code."""
-        content = {"schema": SCHEMA_VERSION, **asdict(self)}
-        return json.dumps(content | {"checksum": _checksum(content)}, indent=1, allow_nan=False)
+        return kept.to_json(self, SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, text: str) -> "ErrorProbability":
         """Read what `to_json` wrote. ValueError for other text, a newer schema, or content changed since."""
-        try:
-            content = json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not the JSON text of an ErrorProbability ({error}): give what to_json "
-                             "returned") from None
-        expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
-               "not the JSON text of an ErrorProbability (no schema): give what to_json returned")
-        schema = content.pop("schema")
-        expect(schema <= SCHEMA_VERSION, f"the calibration has schema {schema}, this version of sua reads up to "
-               f"{SCHEMA_VERSION}: update sua")
-        checksum = content.pop("checksum", None)
-        expect(content.keys() == {f.name for f in fields(cls)} and checksum == _checksum({"schema": schema, **content}),
-               "the calibration was changed after it was written (its checksum differs): calibrate again")
+        content = kept.from_json(cls, text, SCHEMA_VERSION, "calibration", "calibrate again")
         return cls(**content | {name: tuple(content[name]) for name in ("points", "values")})
 
 
@@ -125,7 +111,7 @@ def calibrate(score: str | ArrayLike, calibration: ArrayLike | Predictions, meth
     name, k = score if isinstance(score, str) else None, None
     if name is None:
         expect(not parameters, lambda: f"{', '.join(parameters)}: parameters are those of a named score")
-        scores, wrong = _finite("score", score), calibration.is_error if labelled else np.asarray(calibration)
+        scores, wrong = finite("score", score), calibration.is_error if labelled else np.asarray(calibration)
     else:
         expect(name in SCORES, lambda: unknown_name("score", name, SCORES))
         expect(labelled, lambda: f"calibration is a {type(calibration).__name__}: a score by its name needs labelled "
@@ -138,7 +124,8 @@ def calibrate(score: str | ArrayLike, calibration: ArrayLike | Predictions, meth
     wrong = wrong.astype(bool)
     points, values = _FITS[method](comparable(scores), wrong)
     return ErrorProbability(method, tuple(map(float, points)), tuple(map(float, values)), len(wrong),
-                            float(wrong.mean()), name, _plain(parameters), k, _digest(scores, wrong.astype(float)))
+                            float(wrong.mean()), name, kept.plain(parameters), k,
+                            kept.digest(scores, wrong.astype(float)))
 
 
 def _out_of_fold(calibration, name, parameters):
@@ -246,7 +233,7 @@ class Reliability(NamedTuple):
 def reliability(is_error: ArrayLike, chance: ArrayLike, bins: int = 15) -> Reliability:
     """`Reliability` of the (N,) P(error) `chance`. ValueError for numbers outside [0, 1] or of another length."""
     bins = whole("bins", bins, 1, "give at least one bin")
-    chance = _finite("chance", chance)
+    chance = finite("chance", chance)
     expect(((chance >= 0) & (chance <= 1)).all(), "chance holds numbers outside [0, 1]: give probabilities of error, "
            "as sua.calibrate makes of a score")
     wrong = np.asarray(is_error)

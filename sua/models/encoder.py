@@ -50,10 +50,11 @@ class EncoderClassifier:
         return self._tokens([(x,) if isinstance(x, str) else tuple(x) for x in inputs])
 
     def _tokens(self, rows):
-        """Unpadded token lists by name, of tuples of one or two texts. ValueError for others, and where sizes differ."""
+        """Unpadded token lists by name, of tuples of one or two texts. ValueError for others, or where sizes differ."""
         if (sizes := {len(row) for row in rows}) not in ({1}, {2}):
-            raise ValueError(f"inputs of {', '.join(map(str, sorted(sizes)))} texts: a classifier reads texts or pairs, "
-                             "not both; a question with its options needs a multiple-choice model (EncoderChoice)")
+            raise ValueError(f"inputs of {', '.join(map(str, sorted(sizes)))} texts: a classifier reads texts or "
+                             "pairs, not both; a question with its options needs a multiple-choice model "
+                             "(EncoderChoice)")
         if new := [row for row in dict.fromkeys(rows) if row not in self._known]:
             tokens = self.tokenizer(*map(list, zip(*new)), truncation=True, max_length=self.max_length)
             self._known.update((row, dict(zip(tokens, of_row))) for row, of_row in zip(new, zip(*tokens.values())))

@@ -7,8 +7,8 @@ import pytest
 
 from sua import CallableModel, OrbitModel, Predictions, predict
 from sua.divergences import entropy, geometric_mean
-from sua.predictions import Model
 from sua.perturb import OPTION_ORDER, Perturbation
+from sua.predictions import Model
 
 TABLE = {"a": [Fraction(1, 2), Fraction(1, 2)], "b": [Fraction(9, 10), Fraction(1, 10)],
          "c": [Fraction(1, 5), Fraction(4, 5)]}
