@@ -1,4 +1,4 @@
-"""Mends on fake models whose preference is known: it is divided out exactly, and what cannot be is refused."""
+"""Debiasing on fake models whose preference is known: it is divided out exactly, and what cannot be is refused."""
 
 import zlib
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sua
-from sua.models.mends import ContextualCalibration, PriDe
+from sua.models.debiasing import ContextualCalibration, PriDe
 from sua.perturb import OPTION_ORDER
 from sua.predictions import Model
 

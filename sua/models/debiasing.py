@@ -1,5 +1,5 @@
-"""Mends at inference time, which divide out what a model prefers before it has read anything. Each wraps a model and is
-one: rivals of training that need no label and no change of the weights.
+"""Debiasing at inference time, which divides out what a model prefers before it has read anything. Each class wraps a
+model and is one: rivals of training that need no label and no change of the weights.
 """
 
 from __future__ import annotations
