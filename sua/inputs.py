@@ -42,6 +42,15 @@ def numbers(name, values, remedy: str) -> np.ndarray:
         raise ValueError(f"{name} is not a rectangular array of numbers ({error}): {remedy}") from None
 
 
+def finite(name, values) -> np.ndarray:
+    """`values` as a float64 vector; ValueError unless it has at least one number, all finite."""
+    array = numbers(name, values, "give one number per item")
+    expect(array.ndim == 1 and len(array), f"{name} has shape {array.shape}: give a vector with at least one value")
+    bad = ~np.isfinite(array)
+    expect(not bad.any(), lambda: f"{name}[{int(np.argmax(bad))}] = {array[bad][0]}: give finite scores")
+    return array
+
+
 def unknown_name(what, name, known) -> str:
     """A message that names what is unknown, the nearest known name and all others."""
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)

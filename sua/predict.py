@@ -7,17 +7,19 @@ import warnings
 from typing import NamedTuple, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .inputs import (Input, as_inputs, clarifications, expect, expect_seed, in_first_order, inputs as inputs_of,
                      option_counts, whole)
-from .perturb import repeats, variants
-from .predictions import Predictions, model_rows
+from .perturb import Perturbation, repeats, variants
+from .predictions import Model, Predictions, model_rows
 from .scores import score
 
 MANY_COPIES = 0.5  # share of variants that equal their input from which on predict warns
 
 
-def predict(model, data, perturbation=None, k: int = 8, *, labels=None, ids=None, samples: int = 0,
+def predict(model: Model, data: "Sequence[Input | dict] | datasets.Dataset", perturbation: Perturbation | None = None,
+            k: int = 8, *, labels: ArrayLike | None = None, ids: Sequence | None = None, samples: int = 0,
             internals: bool = False, dropout: int = 0, seed: int = 0, meta: dict | None = None) -> Predictions:
     """Run a model on every input, on K variants of each and on its clarifications, in one batched pass.
 
@@ -113,7 +115,7 @@ class Floor(NamedTuple):
                 f"S {self.sensitivity:.2g}")
 
 
-def numerical_floor(model, inputs: Sequence[Input], repeats: int = 3, seed: int = 0) -> Floor:
+def numerical_floor(model: Model, inputs: Sequence[Input], repeats: int = 3, seed: int = 0) -> Floor:
     """What is left of S when nothing is perturbed: the same inputs, computed in other batches.
 
     A model that computes in 16 bits rounds otherwise in a batch of another shape. Here the inputs are split into two

@@ -6,21 +6,20 @@ object and nothing else, so that every result can be recomputed from a saved fil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Mapping, Protocol, Sequence, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from . import files
-from .inputs import expect, expect_seed, numbers, whole
+from . import storage
+from .inputs import Input, expect, expect_seed, numbers, whole
 
 _UNSAFE = re.compile("[\0\ud800-\udfff]")  # what files of text cannot hold exactly
 SUM_TOLERANCE = 1e-4  # half-precision softmax outputs miss 1 by about this much
-SCHEMA_VERSION = 3  # 2 added logits, features, dropout and members; 3 the digest
 # axes of the optional fields, by the letters of Predictions' docstring
 DISTRIBUTIONS = {"perturbed": "NKC", "label_dist": "NC", "clarified": "NZC", "dropout": "NTC", "members": "NEC"}
 REALS = {**DISTRIBUTIONS, "weights": "NZ", "logits": "NC", "features": "ND"}
@@ -162,7 +161,7 @@ class Predictions:
                f"(Predictions(probs=..., {name}=...)) or let {FILLED_BY.get(name, 'sua.predict')} fill it")
         return value
 
-    def subset(self, index) -> "Predictions":
+    def subset(self, index: ArrayLike | slice) -> "Predictions":
         """The rows that `index` (integers, slice or boolean mask) selects, in that order."""
         rows = {f.name: getattr(self, f.name)[index] for f in fields(self)
                 if f.name != "meta" and getattr(self, f.name) is not None}
@@ -205,76 +204,21 @@ class Predictions:
                    f"{self.probs.shape[1]}: use the same label order in both")
         return replace(self, members=np.stack([other.probs for other in others], axis=1))
 
-    def save(self, path) -> Path:
-        """Write one parquet file, the JSON header (shapes, meta) in its schema; atomic, so never half a file.
-
-        Every page has a checksum, and the schema the SHA-256 of header and arrays, so that `load` knows damage.
-        """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+    def save(self, path: Path | str) -> Path:
+        """Write one parquet file, atomic, so never half a file, with checksums by which `load` knows damage."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "meta"}
-        arrays = {name: value for name, value in arrays.items() if value is not None}
-        columns = {name: pa.array(list(value.reshape(len(self), -1))) if value.ndim > 1 else pa.array(value)
-                   for name, value in arrays.items()}
-        header = {"schema": SCHEMA_VERSION, "meta": self.meta,
-                  "shapes": {name: list(value.shape) for name, value in arrays.items()}}
-        header = json.dumps(header, sort_keys=True).encode()
-        table = pa.table(columns).replace_schema_metadata({"sua": header, "sua_sha256": _sha256(header, arrays)})
-        with files.whole(path) as file:
-            pq.write_table(table, file, write_page_checksum=True)
+        storage.write(path, {name: value for name, value in arrays.items() if value is not None}, self.meta)
         return Path(path)
 
     @classmethod
-    def load(cls, path) -> "Predictions":
+    def load(cls, path: Path | str) -> "Predictions":
         """Read what `save` wrote. ValueError for a file that is damaged, cut, of another kind or of a newer schema."""
-        header, arrays = _read(path)
+        arrays, meta = storage.read(path)
         try:
-            return cls(**arrays, meta=header["meta"])
+            return cls(**arrays, meta=meta)
         except TypeError:
             raise ValueError(f"{path} holds no {cls.__name__}, but {', '.join(arrays)}: load it with Predictions.load "
                              "or Generations.load, whichever saved it") from None
-
-
-def _read(path):
-    """Header and arrays of what `Predictions.save` wrote, checked; its ValueErrors are those of `load`."""
-    import pyarrow.parquet as pq
-
-    damaged = f"{path} is damaged, cut or no file of Predictions.save ({{}}): delete it, and run again what wrote it"
-    with open(path, "rb") as file:
-        try:
-            table = pq.read_table(file, page_checksum_verification=True)
-        except Exception as error:  # Arrow raises many kinds on bytes that it did not write
-            raise ValueError(damaged.format(f"{type(error).__name__}: {error}")) from None
-    about = table.schema.metadata or {}
-    expect(b"sua" in about, f"{path} was not written by Predictions.save: it has no `sua` header")
-    try:
-        header = json.loads(about[b"sua"])
-        schema, shapes, _ = int(header["schema"]), header["shapes"].items(), header["meta"]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(damaged.format(f"header: {error}")) from None
-    expect(schema <= SCHEMA_VERSION, f"{path} has schema {schema}, this version of sua reads up to {SCHEMA_VERSION}: "
-           "update sua")
-    try:
-        arrays = {name: np.stack(table[name].to_numpy()).reshape(shape) if len(shape) > 1 else table[name].to_numpy()
-                  for name, shape in shapes}
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(damaged.format(error)) from None
-    stated = about.get(b"sua_sha256")
-    expect(stated == _sha256(about[b"sua"], arrays) if stated or schema > 2 else True,
-           damaged.format("its SHA-256 is not the one that it states"))
-    return header, arrays
-
-
-def _sha256(header, arrays):
-    """The SHA-256 of a header and of names, types and values of arrays, as bytes in hex."""
-    digest = hashlib.sha256(header)
-    for name in sorted(arrays):
-        value = arrays[name]
-        text = value.dtype.kind in "UO"  # the one when it is saved, the other when it is read
-        digest.update(f"{name} {'text' if text else value.dtype.str}".encode())
-        digest.update(json.dumps(value.tolist()).encode() if text else np.ascontiguousarray(value).data)
-    return digest.hexdigest().encode()
 
 
 def _first_of_most(probs):
@@ -292,6 +236,14 @@ def _joined(name, parts):
     expect(odd is None, lambda: f"{name} of parts[{odd}] has shape {values[odd].shape}, that of parts[0] "
            f"{values[0].shape}: predict all parts with the same classes, perturbation and k")
     return np.concatenate(values)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What every score needs of a model."""
+
+    def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
+        """(N, C) probabilities, row i for inputs[i], columns in a fixed label order."""
 
 
 def model_rows(name, values, n) -> np.ndarray:

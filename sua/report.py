@@ -53,9 +53,9 @@ figure svg {{ width: 100%; height: auto; }} figcaption, .note {{ font-size: .85r
 """
 
 
-def report_html(predictions: Predictions, path, labels: Sequence | None = None, *, score: str | None = None,
-                calibration: Predictions | None = None, texts: Sequence[str] | None = None, risk: float = 0.1,
-                delta: float = 0.1) -> Path:
+def report_html(predictions: Predictions, path: Path | str, labels: Sequence | None = None, *,
+                score: str | None = None, calibration: Predictions | None = None, texts: Sequence[str] | None = None,
+                risk: float = 0.1, delta: float = 0.1) -> Path:
     """Write a page on what these predictions allow to say: one self-contained HTML file; its path is returned.
 
     Without labels: the certificates (sua.error_floor, sua.misalignment_test, sua.removable_risk), which need variants,
@@ -161,9 +161,11 @@ def _rule(predictions, values, name, risk, delta):
 
 def _table(head, rows, texts=()):
     """A table of escaped cells; `texts` are the columns that may break into lines."""
-    line = lambda tag, cells: "<tr>" + "".join(
-        f"<{tag}{' class=text' if tag == 'td' and i in texts else ''}>{escape(str(cell))}</{tag}>"
-        for i, cell in enumerate(cells)) + "</tr>"
+    def line(tag, cells):
+        return "<tr>" + "".join(
+            f"<{tag}{' class=text' if tag == 'td' and i in texts else ''}>{escape(str(cell))}</{tag}>"
+            for i, cell in enumerate(cells)) + "</tr>"
+
     body = "\n".join(line("td", row) for row in rows)
     return f'<div class="wide"><table>\n<thead>{line("th", head)}</thead>\n<tbody>{body}</tbody>\n</table></div>'
 
@@ -172,7 +174,10 @@ def item_rows(predictions: Predictions, values: Mapping[str, np.ndarray]) -> lis
     """A row per item, in their order: id, answer, its probability, the named scores, and label and error if known."""
     confidence = predictions.probs[np.arange(len(predictions)), predictions.answers]
     names = predictions.meta.get("label_names")
-    named = lambda classes: [names[i] if names else int(i) for i in classes]
+
+    def named(classes):
+        return [names[i] if names else int(i) for i in classes]
+
     columns = {"id": predictions.ids.tolist(), "answer": named(predictions.answers),
                "confidence": confidence.round(6).tolist(),
                **{name: np.asarray(column, dtype=float).round(6).tolist() for name, column in values.items()}}

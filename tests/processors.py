@@ -1,5 +1,5 @@
-"""What a processor's kernels make of the same recipe: `python tests/processors.py out.npz` trains one tiny model of each
-kind in float64 and computes what else is published from numpy and scipy alone, and leaves every number in out.npz.
+"""What a processor's kernels make of the same recipe: `python tests/processors.py out.npz` trains one tiny model of
+each kind in float64 and computes what else is published from numpy and scipy alone, and leaves every number in out.npz.
 
 By hand, under another vendor's processor (needs qemu-user, which takes half a minute for a step of training):
 
@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 
 # every library's own switch for the kernels of a processor without AVX-512
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Haswell",
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE",
+        "OPENBLAS_CORETYPE": "Haswell",
         "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"}
 SIZES = {"train": 120, "validation": 1, "calibration": 100, "test": 60}
 FEW = {"train": 32, "validation": 1, "calibration": 40, "test": 20}
-TRAINED = {"topic": ("tiny", "sua_tr"), "nli": ("tiny", "adversarial"), "facts": ("tiny_llama", "augment_share_smoothed")}
+TRAINED = {"topic": ("tiny", "sua_tr"), "nli": ("tiny", "adversarial"),
+           "facts": ("tiny_llama", "augment_share_smoothed")}
 
 
 def measure(sizes, epochs) -> dict[str, np.ndarray]:
@@ -46,7 +48,8 @@ def measure(sizes, epochs) -> dict[str, np.ndarray]:
         for name, values in score_all(test, calibration).items():
             found |= {f"{world} score {name}": values, f"{world} AUROC {name}": metrics.auroc(test.is_error, values)}
         runs = [{"model": test}]
-        found[f"{world} interval"] = [metrics.intervals(runs, metrics.ece, ["model"], 50)[0][key] for key in ("low", "high")]
+        interval = metrics.intervals(runs, metrics.ece, ["model"], 50)[0]
+        found[f"{world} interval"] = [interval["low"], interval["high"]]
         found[f"{world} floor"] = sua.error_floor(test).bound
         found[f"{world} misalignment"] = sua.misalignment_test(test).bound
     worlds = theory.random_worlds(200, np.random.default_rng(0))

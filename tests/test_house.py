@@ -1,8 +1,9 @@
 """The rooms of sua: imports go down the floors that README's "The house" lists and never in a circle, the core needs
-numpy and scipy alone, public names stay, and files of earlier versions load."""
+numpy and scipy alone, public names stay and are typed, lines fit a page, and files of earlier versions load."""
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -17,8 +18,9 @@ import sua
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
-CORE = ("extras", "files", "inputs", "divergences", "predictions", "outputs", "metrics", "perturb", "predict", "scores",
-        "decide.abstention", "decide.selective", "decide.certificates", "decide.diagnosis", "decide.regimes", "report")
+CORE = ("extras", "files", "inputs", "storage", "divergences", "predictions", "outputs", "metrics", "perturb",
+        "predict", "scores", "decide.abstention", "decide.selective", "decide.certificates", "decide.diagnosis",
+        "decide.regimes", "report")
 
 
 def imports_of(package):
@@ -152,8 +154,8 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
     "worlds": "LABEL_RULES WORLDS generate",
     "experiment": """Run SPLITS execute execute_all kernel_of orbit_log_loss saved select task_of trained varied
         world_setting""",
-    "study.comparison": """Comparison attack_accuracy differences for_new_training interval_table new_training_table parts
-        plot_curves preservation selection_table standings""",
+    "study.comparison": """Comparison attack_accuracy differences for_new_training interval_table new_training_table
+        parts plot_curves preservation selection_table standings""",
     "generation": """Clusters Entailment GENERATION_SCORES Generations GenerativeLM P_TRUE SameText Triple cluster
         cocoa deg discrete_semantic_entropy eigenscore eigv generation_score kernel_language_entropy
         lexical_similarity mean_token_entropy meaning_clusters normalise p_true perplexity rauq relevance rouge
@@ -162,10 +164,11 @@ PUBLIC = {  # every name of sua, and those of its modules that are written after
         clarification_sua collapse_index disagreement divergence_named energy entropy entropy_scaled fused logistic
         mahalanobis margin msp msp_scaled mutual_information orbit_entropy orbit_msp probe relative_mahalanobis score
         self_consistency sensitivity spuq sua sua_calibrated sua_positive sua_repaired sua_signed table unknown_name""",
-    "tasks": """HUB_SETS HUB_TASKS HubSet HubTask MULTI_NLI SNLI SPLITS Task clarifications hub_rows inputs load_task""",
+    "tasks": """HUB_SETS HUB_TASKS HubSet HubTask MULTI_NLI SNLI SPLITS Task clarifications hub_rows inputs
+        load_task""",
     "files": "json_lines put sweep whole write_text",
-    "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available of_checkout root stage_folder
-        tell_runner""",
+    "paths": """NotAvailableError build code_digest figures in_mirror mirrors not_available of_checkout root
+        stage_folder tell_runner""",
 }
 
 
@@ -176,6 +179,65 @@ def test_public_names_are_what_they_were(room):
         assert set(names) == set(sua.__all__) == set(dir(sua))
     home = sua if not room else getattr(sua, room) if room in sua.__all__ else importlib.import_module(f"sua.{room}")
     assert [name for name in names if not hasattr(home, name)] == []
+
+
+def public_functions(value, name):
+    """(name, function) of a function, of a class's own public methods, or of all that a module or package makes."""
+    if inspect.ismodule(value):
+        for key, member in vars(value).items():
+            if not key.startswith("_") and getattr(member, "__module__", "").startswith(value.__name__):
+                yield from public_functions(member, f"{name}.{key}")
+    elif inspect.isclass(value):
+        for key, member in vars(value).items():
+            function = getattr(member, "__func__", getattr(member, "fget", member))  # of a method or property
+            if inspect.isfunction(function) and function.__module__ == value.__module__ and (
+                    not key.startswith("_") or key in ("__init__", "__call__")):
+                yield f"{name}.{key}", function
+    elif inspect.isfunction(value):
+        yield name, value
+
+
+def untyped(name, function):
+    """"name(parameter)" or "name -> " of each annotation that is missing; self and what __init__ returns need none."""
+    signature = inspect.signature(function)
+    parameters = [p.name for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    return ([f"{name}({p})" for p in parameters if signature.parameters[p].annotation is inspect.Parameter.empty]
+            + [f"{name} -> "] * (signature.return_annotation is signature.empty and not name.endswith("__init__")))
+
+
+def test_public_functions_are_fully_typed():
+    functions = dict(named for name in sua.__all__ for named in public_functions(getattr(sua, name), name))
+    assert {"predict", "metrics.auroc", "AbstentionRule.fit", "Predictions.orbit", "theory.World.risk"} < set(functions)
+    assert [gap for named in functions.items() for gap in untyped(*named)] == []
+
+
+def test_a_missing_annotation_is_found():
+    class Room:
+        def __init__(self, size, name: str):
+            pass
+
+        @classmethod
+        def load(cls, path) -> "Room":
+            pass
+
+        @property
+        def doors(self):
+            pass
+
+        def _hidden(self, x):
+            pass
+
+        def typed(self, x: int, **more: int) -> int:
+            pass
+
+    gaps = [gap for named in public_functions(Room, "Room") for gap in untyped(*named)]
+    assert gaps == ["Room.__init__(size)", "Room.load(path)", "Room.doors -> "]
+
+
+def test_lines_fit_a_page():
+    files = [file for folder in ("sua", "tests") for file in sorted((ROOT / folder).rglob("*.py"))]
+    assert [f"{file.relative_to(ROOT)}:{number}" for file in files
+            for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120] == []
 
 
 def test_predictions_of_an_earlier_version_load():

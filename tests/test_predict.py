@@ -11,7 +11,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from scipy.stats import binom, chisquare
 
-from sua import CallableModel, Predictions, error_floor, load_task, numerical_floor, predict, predictions, score
+from sua import (CallableModel, Predictions, error_floor, load_task, numerical_floor, predict, predictions, score,
+                 storage)
 from sua.generation import Generations
 from sua.inputs import as_inputs
 from sua.models.tiny import tiny_encoder
@@ -192,9 +193,9 @@ def test_load_refuses_foreign_and_newer_files(tmp_path, monkeypatch):
     pq.write_table(pa.table({"probs": [0.5]}), foreign)
     with pytest.raises(ValueError, match="foreign.parquet was not written by Predictions.save"):
         Predictions.load(foreign)
-    newer = predictions.SCHEMA_VERSION + 1
+    newer = storage.SCHEMA_VERSION + 1
     with monkeypatch.context() as patch:
-        patch.setattr(predictions, "SCHEMA_VERSION", newer)
+        patch.setattr(storage, "SCHEMA_VERSION", newer)
         path = full().save(tmp_path / "newer.parquet")
     with pytest.raises(ValueError, match=f"schema {newer}.*update sua"):
         Predictions.load(path)
@@ -452,7 +453,8 @@ def test_predict_names_what_it_cannot_read(model, data, perturbation, told):
 
 
 def test_a_question_may_be_a_dict():
-    model = CallableModel(lambda inputs: np.array([[0.7, 0.3, 0.0] if len(x) == 3 else [0.2, 0.3, 0.5] for x in inputs]))
+    model = CallableModel(lambda inputs: np.array([[0.7, 0.3, 0.0] if len(x) == 3 else [0.2, 0.3, 0.5]
+                                                   for x in inputs]))
     given = [{"question": "q", "choices": ["a", "b"], "id": 7}, {"question": "r", "choices": ["a", "b", "c"]}]
     p = predict(model, given, OPTION_ORDER, k=2)
     same = predict(model, [("q", "a", "b"), ("r", "a", "b", "c")], OPTION_ORDER, k=2)

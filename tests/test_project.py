@@ -145,8 +145,8 @@ def test_the_readme_examples_run(capsys, monkeypatch, tmp_path):
 
 
 def test_the_how_to_examples_run(capsys, monkeypatch):
-    words = ["Which is largest? larger? the Sun the Moon the Earth What floats on water? iron cork granite gold A. B. C. D. "
-             "A B C D (A) (B)"]
+    words = ["Which is largest? larger? the Sun the Moon the Earth What floats on water? iron cork granite gold "
+             "A. B. C. D. A B C D (A) (B)"]
     local = tiny_llama(words, template="{question} {options} :", score="letter")
     monkeypatch.setattr("sua.models.load.load_model", lambda name, causal, score: local)  # stand-ins for hub and server
     monkeypatch.setattr("sua.models.remote.RemoteLM", lambda url, name, cache: local)
@@ -234,7 +234,8 @@ def test_the_gpu_profile_runs_on_stand_ins(hub_sets, tmp_path):
     assert process.returncode == 0, output
     table = pd.read_csv(folder / "build/gpu/05_tables/table1.csv")
     assert len(tasks) == 6 and len(asked) == 9
-    assert {column.split(" / ")[0] for column in table.columns[1:]} == {*tasks, *(f"zero-shot {name}" for name in asked)}
+    shown = {column.split(" / ")[0] for column in table.columns[1:]}
+    assert shown == {*tasks, *(f"zero-shot {name}" for name in asked)}
     asked = pd.read_csv(folder / "build/gpu/02_ambiguity_collapse/metrics.csv")
     asked = asked[(asked["model"] == "Qwen/Qwen2.5-0.5B-Instruct") & (asked["metric"] == "accuracy")]
     assert {name.split(" (")[0] for name in asked["task"]} == set(small["sets"])
@@ -281,7 +282,8 @@ def table_1_by_another_library(build):
     for column in table:
         task, training = column.split(" / ")
         zero_shot = task.startswith("zero-shot ")  # in turn each of nine formulations is x
-        predictions = [of_seed(task.removesuffix(" (clear)"), training, seed) for seed in (range(9) if zero_shot else seeds)]
+        predictions = [of_seed(task.removesuffix(" (clear)"), training, seed)
+                       for seed in (range(9) if zero_shot else seeds)]
         if task.endswith(" (clear)"):
             predictions = [p.subset(p.label_dist.max(-1) == 1) for p in predictions]
         for name, formula in formulas.items():

@@ -145,7 +145,8 @@ WRONG = {"a1": {
     "removable": [(".sum(-1).mean(1)", ".sum(-1).sum(1)"), (".sum(-1).mean(1)", ".mean(-1).mean(1)"),
                   (".sum(-1).mean(1)", ".sum(-1).max(1)"), (".mean(1)", ".sum(1) / (orbit.shape[1] - 1)"),
                   ("orbit.mean(1, keepdims=True)", "orbit[:, :1]"), ("orbit.mean(1, keepdims=True)", "1 / 3"),
-                  ("((orbit - mean) ** 2).sum(-1)", "np.sqrt(((orbit - mean) ** 2).sum(-1))"), ("return ", "return -"), (".sum(-1).mean(1)", ".sum(-1).mean()"),
+                  ("((orbit - mean) ** 2).sum(-1)", "np.sqrt(((orbit - mean) ** 2).sum(-1))"),
+                  ("return ", "return -"), (".sum(-1).mean(1)", ".sum(-1).mean()"),
                   "return ((orbit[:, :, None] - orbit[:, None]) ** 2).sum(-1).mean((1, 2))",
                   "return entropy(orbit.mean(1)) - entropy(orbit).mean(1)"],
     "p-value": [("range(errors + 1)", "range(errors)"), ("range(errors + 1)", "range(errors, n + 1)"),
@@ -335,7 +336,8 @@ RIGHT = {"a1": {
                   "return (orbit ** 2).sum(-1).mean(1) - (orbit.mean(1) ** 2).sum(-1)",
                   "label = np.eye(orbit.shape[-1])[0]\nbrier = lambda q: ((q - label) ** 2).sum(-1)\n"
                   "return brier(orbit).mean(1) - brier(orbit.mean(1))",
-                  "rows = orbit.astype(np.float32)\nreturn [sum(((q - of.mean(0)) ** 2).sum() for q in of) / len(of) for of in rows]",
+                  "rows = orbit.astype(np.float32)\n"
+                  "return [sum(((q - of.mean(0)) ** 2).sum() for q in of) / len(of) for of in rows]",
                   "return orbit.var(axis=1).sum(-1)"],
     "p-value": ["return binom.cdf(errors, n, risk)",
                 "total, term = 0.0, (1 - risk) ** n\nfor i in range(errors + 1):\n    total += term\n"

@@ -176,12 +176,12 @@ def test_a_profile_needs_what_its_tasks_attacks_and_recordings_name():
 
 
 def downloaded(net, profile):
-    """What `python -m sua.study.download` says about a profile, with the server in the place of GitHub and of the hub."""
+    """What `python -m sua.study.download` says about a profile, the server in the place of GitHub and of the hub."""
     (paths.root() / "notebooks/profiles/p.yaml").write_text(json.dumps(profile))  # JSON is YAML
     environment = {**os.environ, "HF_ENDPOINT": net.address, "HF_HOME": str(paths.root() / "cache"),
                    "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(Path(sua.__file__).parents[1])}
-    return subprocess.run([sys.executable, "-m", "sua.study.download", "--profile", "p"], text=True, capture_output=True,
-                          env=environment)
+    return subprocess.run([sys.executable, "-m", "sua.study.download", "--profile", "p"], text=True,
+                          capture_output=True, env=environment)
 
 
 def test_download_says_the_sizes_and_fills_the_mirror_layout(net, mirror, monkeypatch):

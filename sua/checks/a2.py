@@ -26,7 +26,7 @@ class _Tables:
                              "kernel, p and truth")
 
 
-def of_world(function: Callable, name: str, **parameters) -> None:
+def of_world(function: Callable, name: str, **parameters: object) -> None:
     """Checks function(world, **parameters) -> (N,) on random worlds: "robust_risk", or "eq11", R + S_TV - lam H.
 
     The function sees the four tables of a world alone.
@@ -57,7 +57,7 @@ def of_world(function: Callable, name: str, **parameters) -> None:
             [(world,) for world in _worlds(20)], {message: fixed(call) for message, call in mistakes.items()})
 
 
-def counterexample(world: World, statement: str, **reading) -> None:
+def counterexample(world: World, statement: str, **reading: object) -> None:
     """Checks that `world` keeps the meaning and violates the printed statement (a name in sua.statements.PRINTED).
 
     reading : parameters of the statement (L=, lam=, loss=, name=).

@@ -1,5 +1,5 @@
-"""Checks of assignment 4: the terms of both losses, the share that pleases one, the risk that a mean removes, and a rule
-that keeps its promise."""
+"""Checks of assignment 4: the terms of both losses, the share that pleases one, the risk that a mean removes, and a
+rule that keeps its promise."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import copy
 from typing import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import scores
 from ..predictions import Predictions
@@ -59,7 +60,7 @@ def _brief(part):
     return repr(part) if isinstance(part, (int, str)) else type(part).__name__
 
 
-def distributions(values, name: str = "your result") -> None:
+def distributions(values: ArrayLike, name: str = "your result") -> None:
     """AssertionError unless `values` are probabilities that sum to 1 over the last axis."""
     values = numbers(name, values)
     assert values.ndim, f"{name} is the single number {values:.3g}: give one probability per class"
@@ -75,7 +76,7 @@ def distributions(values, name: str = "your result") -> None:
                                 "did you forget to renormalise?"))
 
 
-def score(function: Callable, name: str, **parameters) -> None:
+def score(function: Callable, name: str, **parameters: object) -> None:
     """Checks function(*fields, **parameters) -> (N,), the score `name` of sua.SCORES.
 
     fields : the arrays that the score reads, in the order of sua.SCORES[name].needs; `clarified` is followed by its

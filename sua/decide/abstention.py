@@ -7,19 +7,19 @@ where score <= threshold. Tied scores are answered all or not at all.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from numbers import Real
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import ks_2samp
 
-from ..inputs import expect, numbers
+from ..inputs import expect, finite, numbers
 from ..predictions import Predictions
 from ..scores import SCORES, unknown_name
+from . import kept
 from .risk_control import DEFAULT, METHODS, examine, p_values as p_values, shortage
 
 SCHEMA_VERSION = 1
@@ -78,9 +78,9 @@ class AbstentionRule:
     sketch: tuple[tuple[float, int], ...] = ()
 
     @classmethod
-    def fit(cls, scores, is_error, *, risk: float, delta: float | None = None, thresholds=None,
-            method: str = DEFAULT, score_name: str | None = None, parameters: dict | None = None,
-            k: int | None = None) -> "AbstentionRule":
+    def fit(cls, scores: ArrayLike, is_error: ArrayLike, *, risk: float, delta: float | None = None,
+            thresholds: ArrayLike | None = None, method: str = DEFAULT, score_name: str | None = None,
+            parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
         """The rule of largest coverage that can promise `risk` from labelled calibration items.
 
         Parameters
@@ -116,10 +116,10 @@ class AbstentionRule:
         for name, value in (("risk", risk), ("delta", delta))[:1 if conformal else 2]:
             _expect_inside(name, value)
         identity = _identity(score_name, parameters, k)
-        scores = _finite("scores", scores)
+        scores = finite("scores", scores)
         losses, binary = _losses(is_error, len(scores))
-        thresholds = None if thresholds is None else _finite("thresholds", thresholds)
-        digest = _digest(scores, losses)
+        thresholds = None if thresholds is None else finite("thresholds", thresholds)
+        digest = kept.digest(scores, losses)
         examined = examine(scores, losses, binary, thresholds, method, risk, delta, int(digest, 16))
         tau, count, total, n, promised, _ = examined
         if promised.any():
@@ -150,24 +150,25 @@ class AbstentionRule:
                    **_identity("sua", parameters, k))
 
     @classmethod
-    def at_coverage(cls, scores, coverage: float, *, score_name: str | None = None, parameters: dict | None = None,
-                    k: int | None = None) -> "AbstentionRule":
+    def at_coverage(cls, scores: ArrayLike, coverage: float, *, score_name: str | None = None,
+                    parameters: dict | None = None, k: int | None = None) -> "AbstentionRule":
         """The smallest threshold that answers at least `coverage` of the (N,) scores. No labels, no guarantee."""
         expect(isinstance(coverage, Real) and 0 < coverage <= 1,
                lambda: f"coverage = {coverage!r}: give a share in (0, 1]")
-        scores = _finite("scores", scores)
+        scores = finite("scores", scores)
         threshold = float(np.sort(scores)[max(math.ceil(coverage * len(scores) - 1e-9), 1) - 1])
         return cls(threshold, "coverage", f"answers at least {coverage:.6g} of the items it was set on; risk unknown",
-                   coverage=float((scores <= threshold).mean()), n=len(scores), digest=_digest(scores),
+                   coverage=float((scores <= threshold).mean()), n=len(scores), digest=kept.digest(scores),
                    sketch=_sketch(scores, threshold), **_identity(score_name, parameters, k))
 
-    def accept(self, scores, *, score_name=None, parameters=None, k=None) -> np.ndarray:
+    def accept(self, scores: ArrayLike, *, score_name: str | None = None, parameters: dict | None = None,
+               k: int | None = None) -> np.ndarray:
         """(N,) bool, True where the input may be answered.
 
         What is said about the scores must agree with what was calibrated. Raises ValueError for another score_name,
         other parameters, another k, or a NaN score.
         """
-        said = dict(score_name=score_name, parameters=None if parameters is None else _plain(parameters), k=k)
+        said = dict(score_name=score_name, parameters=None if parameters is None else kept.plain(parameters), k=k)
         for name, value in said.items():
             mine = getattr(self, name)
             expect(value is None or mine is not None, f"this rule does not say for which {name} it was calibrated: "
@@ -179,7 +180,7 @@ class AbstentionRule:
                "without a score can be neither answered nor counted as abstained")
         return np.zeros(scores.shape, dtype=bool) if self.threshold is None else scores <= self.threshold
 
-    def drift(self, scores, false_alarm: float = 0.01) -> Drift:
+    def drift(self, scores: ArrayLike, false_alarm: float = 0.01) -> Drift:
         """Do the (M,) scores of incoming inputs still follow the calibration scores? Labels not needed.
 
         Two-sample Kolmogorov-Smirnov test at the sketched scores up to the threshold (beyond it a score counts only
@@ -206,25 +207,12 @@ class AbstentionRule:
 
     def to_json(self) -> str:
         """The rule as JSON text, with a checksum of its content. Identity and promise travel with the threshold."""
-        content = {"schema": SCHEMA_VERSION, **asdict(self)}
-        return json.dumps(content | {"checksum": _checksum(content)}, indent=1, allow_nan=False)
+        return kept.to_json(self, SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, text: str) -> "AbstentionRule":
         """Read what `to_json` wrote. ValueError for other text, a newer schema, or content changed since."""
-        try:
-            content = json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not the JSON text of an AbstentionRule ({error}): give what to_json returned") from None
-        expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
-               "not the JSON text of an AbstentionRule (no schema): give what to_json returned")
-        schema = content["schema"]
-        expect(schema <= SCHEMA_VERSION, f"the rule has schema {schema}, this version of sua reads up to "
-               f"{SCHEMA_VERSION}: update sua")
-        checksum = content.pop("checksum", None)
-        expect(checksum == _checksum(content) and content.keys() == {"schema", *(f.name for f in fields(cls))},
-               "the rule was changed after it was written (its checksum differs): its promise is void; fit again")
-        del content["schema"]
+        content = kept.from_json(cls, text, SCHEMA_VERSION, "rule", "its promise is void; fit again")
         return cls(**content | {"sketch": tuple(map(tuple, content["sketch"]))})
 
     def __str__(self):
@@ -252,20 +240,12 @@ def _identity(score_name, parameters, k):
                ". Leave it out for a score of your own")
     expect(k is None or isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 0,
            f"k = {k!r}: give the number of variants, a whole number")
-    return {"score_name": score_name, "parameters": _plain(parameters), "k": None if k is None else int(k)}
+    return {"score_name": score_name, "parameters": kept.plain(parameters), "k": None if k is None else int(k)}
 
 
 def _expect_inside(name, value):
     expect(isinstance(value, Real) and 0 < value < 1,
            lambda: f"{name} = {value!r}: give a number strictly between 0 and 1")
-
-
-def _finite(name, values):
-    array = numbers(name, values, "give one number per item")
-    expect(array.ndim == 1 and len(array), f"{name} has shape {array.shape}: give a vector with at least one value")
-    bad = ~np.isfinite(array)
-    expect(not bad.any(), lambda: f"{name}[{int(np.argmax(bad))}] = {array[bad][0]}: give finite scores")
-    return array
 
 
 def _losses(is_error, n):
@@ -287,22 +267,3 @@ def _sketch(scores, threshold):
     points = np.unique(points if threshold is None else np.append(points, threshold))
     below = np.searchsorted(ordered, points, side="right")
     return tuple(zip(points.tolist(), below.tolist()))
-
-
-def _plain(parameters):
-    """`parameters` as JSON would return them, so that a rule read back compares equal."""
-    expect(parameters is None or isinstance(parameters, Mapping), lambda: f"parameters = {parameters!r}: give a dict "
-           "of the score's parameters, e.g. {'lam': 0.5}")
-    try:
-        return json.loads(json.dumps(parameters or {}, default=lambda value: value.item(), allow_nan=False))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"parameters = {parameters!r} cannot be saved as JSON ({error}): give numbers and text, "
-                         "e.g. {'lam': 0.5} for the lambda that calibration chose") from None
-
-
-def _digest(*arrays):
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-
-
-def _checksum(content):
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

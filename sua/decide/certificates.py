@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import beta
 
 from ..divergences import DIVERGENCES, divergence_named, entropy
@@ -132,8 +134,9 @@ class Miscalibration:
                 f"to look at; K = {self.k}.\n{table}{listed(self.assumptions)}")
 
 
-def misalignment_test(predictions: Predictions, delta: float = 0.05, kind: str = "tv", groups=None, seed: int = 0,
-                      within=PARTS, bins: int = BINS) -> Misalignment | Miscalibration:
+def misalignment_test(predictions: Predictions, delta: float = 0.05, kind: str = "tv",
+                      groups: ArrayLike | None = None, seed: int = 0, within: Sequence[str] = PARTS,
+                      bins: int = BINS) -> Misalignment | Miscalibration:
     """Label-free lower bound on the calibration error: a calibrated model cannot move more than its entropy allows.
 
     kind : which calibration error.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from ..inputs import expect
@@ -56,7 +57,8 @@ class LambdaDiagnosis:
             self.auroc[best] > self.bound + 0.005)
 
 
-def lambda_diagnosis(S, H, is_error, seed: int = 0, resamples: int = 1000) -> LambdaDiagnosis:
+def lambda_diagnosis(S: ArrayLike, H: ArrayLike, is_error: ArrayLike, seed: int = 0,
+                     resamples: int = 1000) -> LambdaDiagnosis:
     """Can S - lambda H with lambda > 0 rank errors better than S alone? (Theorems 13 and 14.)
 
     S, H : (N,) sensitivity and entropy (nats). is_error : (N,) bool. Binormal (LDA) estimate with the mean of the two

@@ -7,6 +7,8 @@ rules out more than it seems.
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array, hstack
@@ -80,7 +82,8 @@ def held_out_gaps(orbit, kind: str, within=PARTS, bins: int = BINS) -> np.ndarra
     return certain_gap(orbit[fitted:], weight, kind, within, bins)
 
 
-def orbit_calibration_error(predictions: Predictions, kind: str = "top_label", within=PARTS, bins: int = BINS) -> float:
+def orbit_calibration_error(predictions: Predictions, kind: str = "top_label", within: Sequence[str] = PARTS,
+                            bins: int = BINS) -> float:
     """What `misalignment_test(kind=...)` bounds without labels, measured with them: mean over x and its K variants.
 
     "top_label": sum over cells of |sum of (confidence - 1[right])| / (N M). With within=() this is the ECE of the

@@ -6,19 +6,19 @@ them and runs no code of a file.
 
 from __future__ import annotations
 
-import json
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..extras import need
-from ..inputs import expect, numbers, unknown_name, whole
-from ..metrics import _comparable
+from ..inputs import expect, finite, numbers, unknown_name, whole
+from ..metrics import comparable
 from ..predictions import Predictions
 from ..scores import SCORES, score as score_of
-from .abstention import _checksum, _digest, _finite, _plain
+from . import kept
 
 SCHEMA_VERSION = 1
 METHODS = ("isotonic", "platt", "venn_abers")
@@ -46,7 +46,7 @@ class ErrorProbability:
     k: int | None = None
     digest: str | None = None
 
-    def __call__(self, scores, calibration: Predictions | None = None) -> np.ndarray:
+    def __call__(self, scores: ArrayLike | Predictions, calibration: Predictions | None = None) -> np.ndarray:
         """P(error) of each item.
 
         scores : (N,) numbers, or Predictions, whose score is then computed; a fitted score also takes `calibration`.
@@ -55,7 +55,7 @@ class ErrorProbability:
         """
         if isinstance(scores, Predictions):
             scores = self._scores_of(scores, calibration)
-        scores = _comparable(numbers("scores", scores, "give one number per item"))
+        scores = comparable(numbers("scores", scores, "give one number per item"))
         expect(not np.isnan(scores).any(), lambda: f"scores[{int(np.argmax(np.isnan(scores)))}] is NaN: an item "
                "without a score has no probability of error")
         points, values = np.array(self.points), np.array(self.values)
@@ -77,29 +77,17 @@ class ErrorProbability:
 
     def to_json(self) -> str:
         """JSON text with a checksum, to lie beside a rule's; nothing in it is code."""
-        content = {"schema": SCHEMA_VERSION, **asdict(self)}
-        return json.dumps(content | {"checksum": _checksum(content)}, indent=1, allow_nan=False)
+        return kept.to_json(self, SCHEMA_VERSION)
 
     @classmethod
     def from_json(cls, text: str) -> "ErrorProbability":
         """Read what `to_json` wrote. ValueError for other text, a newer schema, or content changed since."""
-        try:
-            content = json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not the JSON text of an ErrorProbability ({error}): give what to_json "
-                             "returned") from None
-        expect(isinstance(content, dict) and isinstance(content.get("schema"), int),
-               "not the JSON text of an ErrorProbability (no schema): give what to_json returned")
-        schema = content.pop("schema")
-        expect(schema <= SCHEMA_VERSION, f"the calibration has schema {schema}, this version of sua reads up to "
-               f"{SCHEMA_VERSION}: update sua")
-        checksum = content.pop("checksum", None)
-        expect(content.keys() == {f.name for f in fields(cls)} and checksum == _checksum({"schema": schema, **content}),
-               "the calibration was changed after it was written (its checksum differs): calibrate again")
+        content = kept.from_json(cls, text, SCHEMA_VERSION, "calibration", "calibrate again")
         return cls(**content | {name: tuple(content[name]) for name in ("points", "values")})
 
 
-def calibrate(score, calibration, method: str = "isotonic", **parameters) -> ErrorProbability:
+def calibrate(score: str | ArrayLike, calibration: ArrayLike | Predictions, method: str = "isotonic",
+              **parameters: object) -> ErrorProbability:
     """A score as P(error): `sua.calibrate("entropy", held)(tested)` is the (N,) probability that each answer is wrong.
 
     Parameters
@@ -123,7 +111,7 @@ def calibrate(score, calibration, method: str = "isotonic", **parameters) -> Err
     name, k = score if isinstance(score, str) else None, None
     if name is None:
         expect(not parameters, lambda: f"{', '.join(parameters)}: parameters are those of a named score")
-        scores, wrong = _finite("score", score), calibration.is_error if labelled else np.asarray(calibration)
+        scores, wrong = finite("score", score), calibration.is_error if labelled else np.asarray(calibration)
     else:
         expect(name in SCORES, lambda: unknown_name("score", name, SCORES))
         expect(labelled, lambda: f"calibration is a {type(calibration).__name__}: a score by its name needs labelled "
@@ -134,9 +122,10 @@ def calibrate(score, calibration, method: str = "isotonic", **parameters) -> Err
            f"{wrong.shape} items are wrong, the scores are {scores.shape}: give 1 for a wrong answer, else 0, one per "
            "score")
     wrong = wrong.astype(bool)
-    points, values = _FITS[method](_comparable(scores), wrong)
+    points, values = _FITS[method](comparable(scores), wrong)
     return ErrorProbability(method, tuple(map(float, points)), tuple(map(float, values)), len(wrong),
-                            float(wrong.mean()), name, _plain(parameters), k, _digest(scores, wrong.astype(float)))
+                            float(wrong.mean()), name, kept.plain(parameters), k,
+                            kept.digest(scores, wrong.astype(float)))
 
 
 def _out_of_fold(calibration, name, parameters):
@@ -190,7 +179,10 @@ def _venn_abers(scores, wrong):
 
     points = np.unique(scores)
     places, top = _places(points, scores), 2 * len(points)  # the order of the scores is all that counts
-    both = lambda of_wrong: np.stack([-of_wrong, of_wrong], 1).astype(float)
+
+    def both(of_wrong):
+        return np.stack([-of_wrong, of_wrong], 1).astype(float)
+
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")  # its last slope is that of a single point
         fit = VennAbersCalibrator(Given(2), cv="prefit").fit(both(places), wrong.astype(int))
@@ -238,10 +230,10 @@ class Reliability(NamedTuple):
     bins: np.ndarray
 
 
-def reliability(is_error, chance, bins: int = 15) -> Reliability:
+def reliability(is_error: ArrayLike, chance: ArrayLike, bins: int = 15) -> Reliability:
     """`Reliability` of the (N,) P(error) `chance`. ValueError for numbers outside [0, 1] or of another length."""
     bins = whole("bins", bins, 1, "give at least one bin")
-    chance = _finite("chance", chance)
+    chance = finite("chance", chance)
     expect(((chance >= 0) & (chance <= 1)).all(), "chance holds numbers outside [0, 1]: give probabilities of error, "
            "as sua.calibrate makes of a score")
     wrong = np.asarray(is_error)

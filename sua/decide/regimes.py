@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Mapping, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from ..extras import need
@@ -85,8 +86,8 @@ def absolute_d(predictions: Predictions) -> np.ndarray:
     return (s > 0.5) & (s > entropy(predictions.probs) / np.log(2))
 
 
-def regime_table(predictions: Predictions, regimes=None, scores: Mapping[str, np.ndarray] | None = None
-                 ) -> "pandas.DataFrame":
+def regime_table(predictions: Predictions, regimes: ArrayLike | None = None,
+                 scores: Mapping[str, np.ndarray] | None = None) -> "pandas.DataFrame":
     """What happens within each regime: one row for each of A-D and one for all items.
 
     regimes : (N,) of "A".."D"; default regime(predictions).

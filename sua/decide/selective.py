@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from ..inputs import as_inputs, expect, in_first_order, option_counts
-from ..perturb import variants
-from ..predictions import Predictions
+from ..inputs import Input, as_inputs, expect, in_first_order, option_counts
+from ..perturb import Perturbation, variants
+from ..predictions import Model, Predictions
 from ..scores import SCORES, score as score_of
 from .abstention import AbstentionRule, Drift
 
@@ -46,8 +46,8 @@ class SelectiveModel:
     decisions are the same. Counted in `passes`.
     """
 
-    def __init__(self, model, perturbation, score: str, rule: AbstentionRule, k: int | None = None, seed: int = 0,
-                 early_exit: bool = True):
+    def __init__(self, model: Model, perturbation: Perturbation | None, score: str, rule: AbstentionRule,
+                 k: int | None = None, seed: int = 0, early_exit: bool = True):
         rule.accept([], score_name=score, k=k)
         expect(score in SCORES and set(SCORES[score].needs) <= {"probs", "perturbed"},
                f"score {score!r} cannot be computed from a model and variants alone; for a chosen lambda use "
@@ -65,7 +65,7 @@ class SelectiveModel:
         return (f"SelectiveModel({self.score}): {self.inputs} inputs, {self.passes} forward passes "
                f"(at most {self.k + 1} per input){'; ' + self.void if self.void else ''}\n{self.rule}")
 
-    def answer(self, inputs) -> list[Answer] | Answer:
+    def answer(self, inputs: Input | Sequence[Input] | np.ndarray) -> list[Answer] | Answer:
         """One (answer or ABSTAIN, score, reason) per input of a list or array; one Answer for any other object."""
         inputs = inputs.tolist() if hasattr(inputs, "tolist") else inputs
         if not isinstance(inputs, list):

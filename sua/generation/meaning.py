@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 from ..inputs import expect, whole
-from ..predictions import distributions, model_rows
+from ..predictions import Model, distributions, model_rows
 from .answers import Clusters, Generations
 
 Triple = tuple[str, str, str]  # a question and two answers to it
@@ -49,7 +49,7 @@ class Entailment:
     that is, where entailment is the most probable class in both directions (Kuhn et al., ICLR 2023).
     """
 
-    def __init__(self, model, column: int):
+    def __init__(self, model: Model, column: int):
         self.model, self._known = model, {}
         self.column = whole("column", column, 0, "give the place of entailment among the model's classes")
 

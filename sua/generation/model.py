@@ -36,8 +36,9 @@ class GenerativeLM:
     ValueError for a template without "{question}", max_new_tokens or batch_size < 1, a temperature below 1e-6.
     """
 
-    def __init__(self, model, tokenizer, *, template: str = "Question: {question}\nAnswer:", max_new_tokens: int = 32,
-                 temperature: float = 1.0, batch_size: int = 64, name: str | None = None, cache: Path | None = None):
+    def __init__(self, model: "transformers.PreTrainedModel", tokenizer: "transformers.PreTrainedTokenizerBase", *,
+                 template: str = "Question: {question}\nAnswer:", max_new_tokens: int = 32, temperature: float = 1.0,
+                 batch_size: int = 64, name: str | None = None, cache: Path | None = None):
         expect("{question}" in template, f'template = {template!r} has no "{{question}}": say where the question goes')
         expect(max_new_tokens >= 1, f"max_new_tokens = {max_new_tokens}: an answer needs at least one token")
         expect(LEAST_TEMPERATURE <= temperature < math.inf, f"temperature = {temperature}: give a finite one of at "

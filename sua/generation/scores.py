@@ -122,8 +122,9 @@ def eigenscore(generations: Generations, alpha: float = 0.001) -> np.ndarray:
 def rauq(generations: Generations, alpha: float = 0.2) -> np.ndarray:
     """The largest -mean_t ln c_t in the middle third of the layers.
 
-    c_1 = p(y_1), c_t = alpha p(y_t) + (1 - alpha) a_t c_(t-1); a_t is the weight that token t of the greedy answer gives
-    to the one before it, by the layer's head that looks back most. Confidence is handed on as far as attention does.
+    c_1 = p(y_1), c_t = alpha p(y_t) + (1 - alpha) a_t c_(t-1); a_t is the weight that token t of the greedy answer
+    gives to the one before it, by the layer's head that looks back most. Confidence is handed on as far as attention
+    does.
     """
     p, a = np.exp(generations.token_logprobs), generations.require("attention")
     layers = a.shape[1]

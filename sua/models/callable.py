@@ -1,22 +1,14 @@
-"""What every score needs of a model, and a model from any function."""
+"""A model from any function."""
 
 from __future__ import annotations
 
-from typing import Callable, Protocol, Sequence, runtime_checkable
+from typing import Callable, Sequence
 
 import numpy as np
 
 from ..inputs import Input, distinct, expect, whole
 from ..predictions import distributions, model_rows
 from .common import progress
-
-
-@runtime_checkable
-class Model(Protocol):
-    """What every score needs of a model."""
-
-    def predict_proba(self, inputs: Sequence[Input]) -> np.ndarray:
-        """(N, C) probabilities, row i for inputs[i], columns in a fixed label order."""
 
 
 class CallableModel:

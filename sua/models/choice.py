@@ -52,9 +52,10 @@ class ChoiceLM(EncoderClassifier):
     adapter_task = "CAUSAL_LM"
     origin: str | None = None
 
-    def __init__(self, model, tokenizer, *, answers: Sequence[str] | None = None, score: str = "sum",
-                 template: str | None = None, chat: bool = False, batch_size: int = 64, max_length: int = 1024,
-                 name: str | None = None, cache: Path | None = None):
+    def __init__(self, model: "transformers.PreTrainedModel", tokenizer: "transformers.PreTrainedTokenizerBase", *,
+                 answers: Sequence[str] | None = None, score: str = "sum", template: str | None = None,
+                 chat: bool = False, batch_size: int = 64, max_length: int = 1024, name: str | None = None,
+                 cache: Path | None = None):
         super().__init__(_in_own_type(model), tokenizer, batch_size, _longest(model, max_length), name, cache)
         if score not in TEMPLATES:
             raise ValueError(f"score = {score!r}; known: {', '.join(TEMPLATES)}")
@@ -144,7 +145,7 @@ class ChoiceLM(EncoderClassifier):
         kinds = [0] * len(trunk) + [j for j, option in enumerate(options, 1) for _ in option]
         return np.array([trunk + sum(options, []), kinds], np.int32)
 
-    def forward(self, model, batch, output_hidden_states: bool = False):
+    def forward(self, model: "torch.nn.Module", batch: Mapping, output_hidden_states: bool = False) -> SimpleNamespace:
         """`logits` (n, C, 2): for each option the sum of ln p over its tokens, and their number."""
         import torch
 
@@ -176,7 +177,7 @@ class ChoiceLM(EncoderClassifier):
         hidden = output_hidden_states and [out.hidden_states[-1].flatten(0, 1)[plan.last][:, None]]
         return SimpleNamespace(logits=torch.stack([total, count.clamp(min=1)], -1), hidden_states=hidden)
 
-    def class_logits(self, logits, score: str | None = None):
+    def class_logits(self, logits: "torch.Tensor", score: str | None = None) -> "torch.Tensor":
         return logits[..., 0] / logits[..., 1] if (score or self.score) == "mean" else logits[..., 0]
 
     @property
@@ -221,7 +222,7 @@ class ChoiceLM(EncoderClassifier):
         return {name: values if name == "features" else values[..., ours]
                 for name, values in super()._collect(what, inputs, read, dropout_seed).items()}
 
-    def save(self, folder) -> Path:
+    def save(self, folder: Path | str) -> Path:
         self.model.config.sua_choice_lm = {"answers": self.answers, "score": self.score, "template": self.template,
                                            "chat": self.chat}
         return super().save(folder)
@@ -241,7 +242,8 @@ def _in_own_type(model):
     import torch
 
     config = model.config
-    if config.model_type != "llama" or config.dtype != torch.float64 or config.rope_parameters["rope_type"] != "default":
+    plain = config.model_type == "llama" and config.rope_parameters["rope_type"] == "default"
+    if not plain or config.dtype != torch.float64:
         return model
     size = config.head_dim or config.hidden_size // config.num_attention_heads
     frequency = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)

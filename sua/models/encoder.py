@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -31,7 +31,8 @@ class EncoderClassifier:
     rows_per_input = 1  # rows of the network's batch that one input takes
     adapter_task = "SEQ_CLS"  # what peft calls this kind of model
 
-    def __init__(self, model, tokenizer, batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
+    def __init__(self, model: "transformers.PreTrainedModel", tokenizer: "transformers.PreTrainedTokenizerBase",
+                 batch_size: int = 64, max_length: int = MAX_LENGTH, name: str | None = None,
                  cache: Path | None = None):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.batch_size = whole("batch_size", batch_size, 1, "give at least 1")
@@ -49,10 +50,11 @@ class EncoderClassifier:
         return self._tokens([(x,) if isinstance(x, str) else tuple(x) for x in inputs])
 
     def _tokens(self, rows):
-        """Unpadded token lists by name, of tuples of one or two texts. ValueError for others, and where sizes differ."""
+        """Unpadded token lists by name, of tuples of one or two texts. ValueError for others, or where sizes differ."""
         if (sizes := {len(row) for row in rows}) not in ({1}, {2}):
-            raise ValueError(f"inputs of {', '.join(map(str, sorted(sizes)))} texts: a classifier reads texts or pairs, "
-                             "not both; a question with its options needs a multiple-choice model (EncoderChoice)")
+            raise ValueError(f"inputs of {', '.join(map(str, sorted(sizes)))} texts: a classifier reads texts or "
+                             "pairs, not both; a question with its options needs a multiple-choice model "
+                             "(EncoderChoice)")
         if new := [row for row in dict.fromkeys(rows) if row not in self._known]:
             tokens = self.tokenizer(*map(list, zip(*new)), truncation=True, max_length=self.max_length)
             self._known.update((row, dict(zip(tokens, of_row))) for row, of_row in zip(new, zip(*tokens.values())))
@@ -66,11 +68,11 @@ class EncoderClassifier:
         return known_rows(self.tokenizer, self.max_length, self.tokenizer.truncation_side,
                           *self.tokenizer.model_input_names)
 
-    def class_logits(self, logits):
+    def class_logits(self, logits: "torch.Tensor") -> "torch.Tensor":
         """(n, C) tensor of the classes' logits, from the network's (n * rows_per_input, W)."""
         return logits
 
-    def forward(self, model, batch, **options):
+    def forward(self, model: "torch.nn.Module", batch: Mapping, **options: bool) -> "transformers.utils.ModelOutput":
         """The network's output on a padded batch; `model` is this classifier's own, or what training wraps it in."""
         return model(**batch, **options)
 
@@ -166,7 +168,7 @@ class EncoderClassifier:
         finally:
             self.model.train(was_training)
 
-    def save(self, folder) -> Path:
+    def save(self, folder: Path | str) -> Path:
         """Weights as safetensors, config and tokenizer, in `folder`; `load_model(folder)` reads them."""
         import transformers
 
@@ -184,7 +186,8 @@ class EncoderChoice(EncoderClassifier):
     ValueError for another model or number of options.
     """
 
-    def __init__(self, model, tokenizer, choices: int, **options):
+    def __init__(self, model: "transformers.PreTrainedModel", tokenizer: "transformers.PreTrainedTokenizerBase",
+                 choices: int, **options: object):
         super().__init__(model, tokenizer, **options)
         if model.config.num_labels != 1:
             raise ValueError(f"the model has num_labels = {model.config.num_labels}: multiple choice scores one pair "
@@ -200,7 +203,7 @@ class EncoderChoice(EncoderClassifier):
                                  f"give a tuple (question, option_1, ..., option_{self.rows_per_input})")
         return self._tokens([(question, option) for question, *options in inputs for option in options])
 
-    def class_logits(self, logits):
+    def class_logits(self, logits: "torch.Tensor") -> "torch.Tensor":
         return logits.reshape(-1, self.rows_per_input)
 
     def _features(self, first, logits):

@@ -17,9 +17,9 @@ from .encoder import EncoderClassifier, wrapped
 from .packaged import PACKAGED, from_package, told_origin
 
 
-def load_model(source, n_classes: int | None = None, seed: int = 0, *, choice: bool = False, causal: bool = False,
-               dtype: str | None = None, train_layers: int | None = None, packaged: bool = False, **options
-               ) -> EncoderClassifier:
+def load_model(source: Path | str, n_classes: int | None = None, seed: int = 0, *, choice: bool = False,
+               causal: bool = False, dtype: str | None = None, train_layers: int | None = None, packaged: bool = False,
+               **options: object) -> EncoderClassifier:
     """A sequence classifier by hub id or folder; a model without a trained head gets a seeded new one.
 
     source : a folder, or a hub id looked up in $SUA_MIRROR/models, data/hub/models, then the hub at its pinned

@@ -9,8 +9,7 @@ import numpy as np
 from ..divergences import geometric_mean
 from ..inputs import Input, as_inputs, distinct, expect, expect_seed, in_first_order, whole
 from ..perturb import Perturbation, variants
-from ..predictions import model_rows
-from .callable import Model
+from ..predictions import Model, model_rows
 
 MEANS = {"arithmetic": lambda orbit: orbit.mean(-2), "geometric": geometric_mean}
 TIE = 1e-9  # answers as close as this count as equal

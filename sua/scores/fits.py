@@ -88,7 +88,10 @@ def logistic(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
     sign = np.where(two_classes(is_error), 1, -1)
     center, spread = x.mean(0), x.std(0)
     spread = np.where(spread > CONSTANT, spread, 1)
-    standard = lambda x: np.hstack([(x - center) / spread, np.ones((len(x), 1))])
+
+    def standard(x):  # with a column of ones for the intercept
+        return np.hstack([(x - center) / spread, np.ones((len(x), 1))])
+
     design = standard(x)
 
     def loss(w):
@@ -114,7 +117,10 @@ def probe(features, target) -> Callable[[np.ndarray], np.ndarray]:
     unit = 2.0 ** np.frexp(np.abs(features).max(0))[1]  # powers of two cost no digit, and no square overflows
     centre, spread = (features / unit).mean(0), (features / unit).std(0)
     spread = np.where(spread > CONSTANT, spread, np.inf)  # a constant column tells nothing, and weighs 0
-    standard = lambda x: (x / unit - centre) / spread
+
+    def standard(x):
+        return (x / unit - centre) / spread
+
     wide = features.shape[1] > WIDEST  # its Hessian would be too large
     model = LogisticRegression(C=1 / features.shape[1], tol=1e-8, max_iter=10_000,
                                solver="lbfgs" if wide else "newton-cholesky").fit(standard(features), target)

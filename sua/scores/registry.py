@@ -148,8 +148,9 @@ SCORES: dict[str, Score] = {
                    "K + 1", (*_ORBIT, "calibration")),
     "logistic": Score(logistic, "P(error | S, H), logistic regression on calibration", _OURS, "[0, 1]", "K + 1",
                       (*_ORBIT, "calibration")),
-    "sua_repaired": Score(sua_repaired, "w_1 u + w_2 v + w_3 sqrt(S_TV) + b_answer, w >= 0 from calibration; u, v = log-odds "
-                          "against the answer at x and its variants", _OURS, _REAL, "K + 1", (*_ORBIT, "calibration")),
+    "sua_repaired": Score(sua_repaired, "w_1 u + w_2 v + w_3 sqrt(S_TV) + b_answer, w >= 0 from calibration; u, v = "
+                          "log-odds against the answer at x and its variants", _OURS, _REAL, "K + 1",
+                          (*_ORBIT, "calibration")),
 }
 
 
@@ -187,7 +188,7 @@ def available(predictions: Predictions, calibration: Predictions | None = None) 
             and ("calibration" not in entry.needs or holds(calibration, {"labels", *fields[name]}))]
 
 
-def score(predictions: Predictions, name: str, **parameters) -> np.ndarray:
+def score(predictions: Predictions, name: str, **parameters: object) -> np.ndarray:
     """The score `name` of every item, (N,), higher = more likely wrong.
 
     `sua.SCORES` lists names, formulas and what each needs. Parameters go to the score's function (lam=,

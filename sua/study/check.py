@@ -69,7 +69,8 @@ def compare_metrics(fresh: bytes, committed: bytes) -> tuple[list[str], dict[str
     spread = committed.groupby(KEY)["value"].agg(np.ptp).groupby("metric").max()
     spread = spread.where(spread > 0, spread.get("accuracy"))  # one training alone: as far as accuracies lie apart
     old, new = (frame.groupby(KEY)["value"].mean() for frame in (committed, fresh))
-    lines = [f"metrics.csv {_told(row)}: only in one of the results" for row in new.index.symmetric_difference(old.index)]
+    lines = [f"metrics.csv {_told(row)}: only in one of the results"
+             for row in new.index.symmetric_difference(old.index)]
     rules = {}
     for row in new.index.intersection(old.index):
         named = dict(zip(KEY, row))

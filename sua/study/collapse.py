@@ -48,8 +48,8 @@ def fifths(p: Predictions, threshold: float) -> np.ndarray:
 
 
 def ambiguity_probe(features, target, groups=None, folds: int = 5) -> np.ndarray:
-    """(N,) P(ambiguous) of each input, read from the model's features (N, D) by a linear probe (`scores.fits.probe`) that
-    was fitted on other inputs: the rival of clarifications, which needs labels of ambiguity instead of rewrites.
+    """(N,) P(ambiguous) of each input, read from the model's features (N, D) by a linear probe (`scores.fits.probe`)
+    that was fitted on other inputs: the rival of clarifications, which needs labels of ambiguity instead of rewrites.
 
     target : (N,) bool, which inputs are ambiguous. groups : (N,) names of what must not be parted, such as the question
     of which inputs are rewrites; None: every input alone. The groups are dealt out to `folds` parts in sorted

@@ -36,7 +36,8 @@ class Comparison:
     methods}, where not all are trained. attacks : {experiment: kernels} that no training drew from.
 
     starts : {experiment: changes} of START, whose model of the same seed is what a method starts from that needs a
-    trained one. Such a method trains as long again: it has twice the compute of the others, its teacher's answers on top.
+    trained one. Such a method trains as long again: it has twice the compute of the others, its teacher's answers on
+    top.
     """
 
     experiments: Mapping[str, Mapping]

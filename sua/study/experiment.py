@@ -113,7 +113,7 @@ def _kernel(spec, names):
     return _task(spec).perturbation(names)
 
 
-def trained(run: Run, cache):
+def trained(run: Run, cache: Path | str) -> "tuple[EncoderClassifier, list[dict]]":
     """(model, training log) of a run; found in the cache if it was trained before."""
     from ..training.trainer import train
 
@@ -125,7 +125,7 @@ def trained(run: Run, cache):
                  probes=probes, start=start, **run.setting["training"])
 
 
-def execute(run: Run, folder, cache) -> list[dict]:
+def execute(run: Run, folder: Path | str, cache: Path | str) -> list[dict]:
     """Train, predict on every split and save; returns the training log, each entry with the run's names."""
     classifier, log = trained(run, cache)
     task = task_of(run.setting)
@@ -143,7 +143,7 @@ def execute(run: Run, folder, cache) -> list[dict]:
     return [{"experiment": run.experiment, "training": run.training, "seed": run.seed, **entry} for entry in log]
 
 
-def execute_all(runs: Sequence[Run], folder, cache, workers: int = 1) -> list[dict]:
+def execute_all(runs: Sequence[Run], folder: Path | str, cache: Path | str, workers: int = 1) -> list[dict]:
     """`execute` for every run, in `workers` processes of one thread each; all logs, in the order of the runs.
 
     A model that was trained before is found in the cache, so an interrupted call goes on where it was. Give one worker
@@ -187,12 +187,13 @@ def _prepare_worker(parent):
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def saved(runs: Mapping[object, Run], folder, split: str) -> dict[object, Predictions]:
+def saved(runs: Mapping[object, Run], folder: Path | str, split: str) -> dict[object, Predictions]:
     """{key: what the run's model answered on the split}, as `execute_all` saved it; for "attack" see `Run.file`."""
     return {key: Predictions.load(run.file(folder, split)) for key, run in runs.items()}
 
 
-def select(candidates: Mapping[str, Sequence[Run]], folder, cache, workers: int = 1) -> dict[str, tuple[int, list]]:
+def select(candidates: Mapping[str, Sequence[Run]], folder: Path | str, cache: Path | str, workers: int = 1
+           ) -> dict[str, tuple[int, list]]:
     """For each method the candidate of least validation loss: {method: (index, [loss of each])}.
 
     The loss is the mean log-loss over the inputs and their variants: it sees accuracy, robustness and calibration

@@ -1,5 +1,5 @@
-"""A trained model over the formulations of its inputs, x and its K variants: what averaging them takes off the risk, and
-what a model that was taught the average does in one pass. Notebook 03 tells it; everything works on `Predictions`.
+"""A trained model over the formulations of its inputs, x and its K variants: what averaging them takes off the risk,
+and what a model that was taught the average does in one pass. Notebook 03 tells it; everything works on `Predictions`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def over_formulations(p: Predictions) -> dict[str, float]:
     """Means over x and its K variants, each a formulation that may be the one that is asked.
 
     accuracy, brier : of a single formulation. all right : share of items answered right under all K + 1. of the mean :
-    Brier score of the orbit's mean. removable : S_2, so that brier = of the mean + removable (Theorem 15a). worst : root
-    mean square over items of the largest |q_m - e_y|; limit : of Theorem 15(e), from the mean and the largest
+    Brier score of the orbit's mean. removable : S_2, so that brier = of the mean + removable (Theorem 15a). worst :
+    root mean square over items of the largest |q_m - e_y|; limit : of Theorem 15(e), from the mean and the largest
     |q_m - qbar|. SUA > 0 : share of items. auroc : of the entropy at x for wrong answers there, nan without both kinds.
     """
     orbit, labels = p.orbit, p.require("labels")
@@ -60,8 +60,8 @@ def fidelity(student: Predictions, teacher: Predictions) -> dict[str, float]:
     ValueError unless both were asked the same items with as many variants.
     """
     expect(list(student.ids) == list(teacher.ids) and student.orbit.shape == teacher.orbit.shape, lambda: "student has "
-           f"{student.orbit.shape} answers and teacher {teacher.orbit.shape}, or other items: predict the same split with "
-           "the same kernel, k and seed for both")
+           f"{student.orbit.shape} answers and teacher {teacher.orbit.shape}, or other items: predict the same split "
+           "with the same kernel, k and seed for both")
     mean = teacher.orbit.mean(1)
     eps = float(((student.orbit - mean[:, None]) ** 2).sum(-1).mean())
     left = squared(mean, teacher.require("labels")).mean()

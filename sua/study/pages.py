@@ -1,5 +1,5 @@
-"""Pages that show committed results, never typed ones: `python -m sua.study.pages` fills the marked blocks of README.md,
-figures/README.md and the page of promises.
+"""Pages that show committed results, never typed ones: `python -m sua.study.pages` fills the marked blocks of
+README.md, figures/README.md and the page of promises.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .recorded import chaosnli
 from .task import SPLITS, Task
 
 
-def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world) -> Task:
+def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world: object) -> Task:
     """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
     "arc_easy", "commonsense_qa", "boolq"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human
     votes each), "bbq" (with `ambiguous`: whether the context leaves the question open), or any HubTask.

@@ -34,8 +34,8 @@ class VariantData(torch.utils.data.Dataset):
         self.inputs, self.reference = inputs(split), None
         self.labels = split["label"][:] if objective.reads_labels else None
         if objective.target == "label_dist":
-            expect("label_dist" in split.column_names, "the objective has target = 'label_dist', but the training split "
-                   "has no column label_dist: take a task with known or voted distributions, or another target")
+            expect("label_dist" in split.column_names, "the objective has target = 'label_dist', but the training "
+                   "split has no column label_dist: take a task with known or voted distributions, or another target")
             self.reference = np.asarray(split["label_dist"][:])
         if objective.target == "teacher":
             expect(teacher is not None and len(teacher) == len(self.inputs), lambda: "the objective has target = "

@@ -174,9 +174,10 @@ class Objective:
         return known or "-".join(_told(field.name, getattr(self, field.name)) for field in fields(self)
                                  if getattr(self, field.name) != field.default)
 
-    def __call__(self, logits, variant_logits, labels, reference=None):
-        """logits (B, C), variant_logits (V, K, C) or None, labels (B,) or None, reference (B, C), the rows of label_dist
-        or of the teacher -> (loss, {term: scalar}).
+    def __call__(self, logits: torch.Tensor, variant_logits: torch.Tensor | None, labels: torch.Tensor | None,
+                 reference: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """logits (B, C), variant_logits (V, K, C) or None, labels (B,) or None, reference (B, C), the rows of
+        label_dist or of the teacher -> (loss, {term: scalar}).
 
         The variants are those of the first V items; where x itself is not needed (`on_variants_alone`), logits may be
         those of a variant. Terms: task, entropy, and with variants sensitivity

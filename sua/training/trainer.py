@@ -53,7 +53,8 @@ class SUATrainer(transformers.Trainer):
 
     def __init__(self, classifier: EncoderClassifier, args: transformers.TrainingArguments, data: Dataset,
                  objective: Objective = OBJECTIVES["erm"], perturbation: Perturbation | None = None,
-                 probes: Mapping[str, Dataset] | None = None, teacher: np.ndarray | None = None, **options):
+                 probes: Mapping[str, Dataset] | None = None, teacher: np.ndarray | None = None,
+                 **options: object):
         grouped = args.train_sampling_strategy == "group_by_length"
         args.remove_unused_columns, args.train_sampling_strategy = False, "sequential"  # the data shuffle themselves
         per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -67,7 +68,8 @@ class SUATrainer(transformers.Trainer):
         self.probes = {name: inputs(split) for name, split in (probes or {}).items()}
         self._sums, self._steps = {}, 0
 
-    def compute_loss(self, model, batch, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model: torch.nn.Module, batch: Mapping, return_outputs: bool = False,
+                     num_items_in_batch: int | None = None) -> torch.Tensor | tuple[torch.Tensor, dict]:
         batch, objective = dict(batch), self.objective
         labels, items = batch.pop("labels", None), batch.pop("items")  # (B,) each
         reference, columns = batch.pop("reference", None), batch.pop("columns", None)  # (B, C), (V, K, C)
@@ -103,10 +105,10 @@ class SUATrainer(transformers.Trainer):
         self._steps += 1
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def floating_point_ops(self, batch):
+    def floating_point_ops(self, batch: Mapping) -> int:
         return 0  # nobody reads this count, and in a tiny model it takes as long as the optimizer
 
-    def log(self, logs, *args, **kwargs):
+    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         if self._steps and "loss" in logs:
             means = self.accelerator.reduce(torch.stack([*self._sums.values()]) / self._steps, "mean")
             logs |= dict(zip(self._sums, means.tolist()))
@@ -119,7 +121,8 @@ class SUATrainer(transformers.Trainer):
 def train(model: str, task: Task, objective: Objective, perturbation: Perturbation | None = None, seed: int = 0, *,
           epochs: int = 3, batch_size: int = 32, compute_k: int | None = None, learning_rate: float = 5e-5,
           probes: Mapping[str, Dataset] | None = None, lora: Mapping | None = None, arguments: Mapping | None = None,
-          cache=None, start: EncoderClassifier | None = None, **model_options):
+          cache: Path | str | None = None, start: EncoderClassifier | None = None, **model_options: object
+          ) -> tuple[EncoderClassifier, list[dict]]:
     """Train a model on task["train"] and return (EncoderClassifier, log); resumes what was interrupted.
 
     model : "tiny" (a two-layer BERT from scratch), "tiny_llama", or what `load_model` takes, with causal=True for a
@@ -134,8 +137,8 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     the time on GPUs and on processors with bf16 instructions. {"train_sampling_strategy": "group_by_length"} puts items
     of like length into one batch: a few long texts among short ones no longer make every batch long.
     log : one dict of loss terms at each of `epochs` equally spaced points.
-    start : a trained classifier of the same architecture and vocabulary, from whose weights training goes on. It is also
-    the frozen teacher of an objective with that target; without it the teacher is the model as it was loaded.
+    start : a trained classifier of the same architecture and vocabulary, from whose weights training goes on. It is
+    also the frozen teacher of an objective with that target; without it the teacher is the model as it was loaded.
     cache : a folder; the finished model is kept there and found again under a hash of its recipe: data, what the kernel
     draws, initial weights, objective, arguments, versions, and the number RECIPE. Moving or renaming code changes none.
     Two processes that ask for the same model train it once; those of one `accelerate launch` train it together.
@@ -254,8 +257,8 @@ def _go_on_from(classifier, start):
     try:
         classifier.model.load_state_dict(start.model.state_dict())
     except RuntimeError as error:
-        raise ValueError(f"start = {start.name!r} has other weights than the model to train: train it by the same model, "
-                         f"options and task ({str(error).splitlines()[-1].strip()})") from None
+        raise ValueError(f"start = {start.name!r} has other weights than the model to train: train it by the same "
+                         f"model, options and task ({str(error).splitlines()[-1].strip()})") from None
 
 
 def _teacher(model, split, objective, perturbation, seed, is_keeper, folder):

@@ -316,7 +316,8 @@ def test_internals_are_those_of_one_pass_alone(model, tokenizer):
 def test_confidence_in_words_is_the_reply_to_the_question_and_its_answer(model, tokenizer, monkeypatch, tmp_path):
     said = lambda text: None if zlib.crc32(text.encode()) % 3 == 0 else zlib.crc32(text.encode()) % 101 / 100
     monkeypatch.setattr("sua.generation.model.read_confidence", said)
-    monkeypatch.setattr("sua.models.verbalised.CONFIDENCE", "{question} {answer}?")  # short: these models see 256 tokens
+    # short: these models see 256 tokens
+    monkeypatch.setattr("sua.models.verbalised.CONFIDENCE", "{question} {answer}?")
     cached = lm(model, tokenizer, cache=tmp_path)
     found = cached.generate(QUESTIONS, m=0, p_true=False, verbalised=True)
     replies = [naively(model, tokenizer, f"{question} {answer}?\nReply:", np.full(TOKENS, np.nan), 1)[0]

@@ -17,10 +17,10 @@ from scipy.special import softmax
 from scipy.stats import binomtest, chisquare
 
 from sua import CallableModel, EncoderClassifier, load_model, load_task, metrics, predict, score
-from sua.models.callable import Model
 from sua.models.encoder import EncoderChoice
 from sua.models.tiny import tiny_encoder
 from sua.paths import NotAvailableError
+from sua.predictions import Model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = ["a film", "the", "a long and winding film about the sea and the people who live beside it", "the sea the sea",

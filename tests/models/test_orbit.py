@@ -7,8 +7,8 @@ import pytest
 
 from sua import CallableModel, OrbitModel, Predictions, predict
 from sua.divergences import entropy, geometric_mean
-from sua.models.callable import Model
 from sua.perturb import OPTION_ORDER, Perturbation
+from sua.predictions import Model
 
 TABLE = {"a": [Fraction(1, 2), Fraction(1, 2)], "b": [Fraction(9, 10), Fraction(1, 10)],
          "c": [Fraction(1, 5), Fraction(4, 5)]}
@@ -77,7 +77,8 @@ def test_it_is_the_mean_of_what_predict_finds(mean):
     if mean == "arithmetic":
         brier = lambda q, y: ((q - np.eye(3)[y]) ** 2).sum(-1)
         spread = ((members.orbit - p.probs[:, None]) ** 2).sum(-1).mean(1)
-        assert brier(members.orbit, labels[:, None]).mean(1) == pytest.approx(brier(p.probs, labels) + spread, abs=1e-12)
+        each = brier(members.orbit, labels[:, None])
+        assert each.mean(1) == pytest.approx(brier(p.probs, labels) + spread, abs=1e-12)
         assert (entropy(p.probs) >= entropy(members.orbit).mean(1)).all()
     else:
         loss = -np.log(np.take_along_axis(members.orbit, labels[:, None, None], -1))[..., 0].mean(1)

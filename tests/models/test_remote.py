@@ -24,10 +24,11 @@ import pytest
 from scipy.stats import chisquare
 
 import sua
-from sua.models.callable import Model
-from sua.models.remote import RemoteError, RemoteLM, letter_prompt, named_option, read_answers, read_logprobs
+from sua.models.letters import letter_prompt, named_option, read_answers, read_logprobs
+from sua.models.remote import RemoteError, RemoteLM
 from sua.models.verbalised import confidence_prompt
 from sua.perturb import KERNELS, OPTION_ORDER, on_first, variants
+from sua.predictions import Model
 
 QUESTIONS = [(f"what is number {i}", "one", "two", "three", "four")[:5 - i % 3] for i in range(24)]
 KEY = "sk-do-not-show-me"

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from sua import CallableModel, GenerativeLM, RemoteLM, load_task, paths, perturb, predict
 from sua.inputs import lettered
 from sua.models.choice import ChoiceLM
-from sua.models.remote import letter_prompt
+from sua.models.letters import letter_prompt
 from sua.models.tiny import tiny_llama
 from sua.perturb import OPTION_ORDER, TYPOS, Perturbation, audit, formulations, mixture, on_first, variants
 
 FILE = yaml.safe_load((paths.root() / "data" / "prompts.yaml").read_text(encoding="utf-8"))
-PIECES = ["a", "fine", "film", "{", "{0}", "}", "'quoted'", '"so"', "A.", "no\nnews", "50%", "\\d", ".*", "(x)", "Text:"]
+PIECES = ["a", "fine", "film", "{", "{0}", "}", "'quoted'", '"so"', "A.", "no\nnews", "50%", "\\d", ".*", "(x)",
+          "Text:"]
 WORDS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map(" ".join)
 QUESTION = ("Which is largest?", "the Sun", "the Moon", "the Earth")
 EXAMPLES = {"sentiment": "a fine film", "topic": "a song", "nli": ("It rains .", "It is wet ."),

@@ -68,7 +68,8 @@ def test_check_compares_with_the_commit(tmp_path, monkeypatch, capsys):
     (folder / "table1.md").write_text("| 0.500 |\n")
 
     def git(*arguments):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True, capture_output=True)
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True,
+                       capture_output=True)
 
     git("init")
     assert "run `make reproduce" in check.check("p")[0]

@@ -141,7 +141,8 @@ def benchmark(h, s, sua, elsewhere):
     rows += [(rule, "all", {"H": 0.6, "S - H": elsewhere}) for rule in ("model", "orbit")]
     unused = ("self-consistency (samples at x)", "disagreement of the variants")
     return pd.DataFrame([{"labels drawn from": rule, "regime": regime, "score": score, "auroc": value}
-                         for rule, regime, values in rows for score, value in {**values, **dict.fromkeys(unused, 0.5)}.items()])
+                         for rule, regime, values in rows
+                         for score, value in {**values, **dict.fromkeys(unused, 0.5)}.items()])
 
 
 @pytest.mark.parametrize("h, s, sua, elsewhere, expected", [
@@ -155,24 +156,27 @@ def test_synthetic_benchmark(h, s, sua, elsewhere, expected):
     ([("a", 0.3, 0.1, 0.2), ("nli", 0.1, -0.2, -0.1)], "supported"), ([("a", 0.3, -0.2, -0.1)], "refuted"),
     ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.1, 0.1)], "refuted"),
     ([("a", 0.3, -0.2, -0.1), ("nli", 0.1, -0.2, -0.1)], "mixed"),
-    ([("a", 0.3, 0.1, 0.2), ("b", 0.1, 0.1, 0.2)], "mixed"), ([("a", 0.3, 0.1, 0.2), ("nli", 0.3, -0.2, -0.1)], "mixed"),
+    ([("a", 0.3, 0.1, 0.2), ("b", 0.1, 0.1, 0.2)], "mixed"),
+    ([("a", 0.3, 0.1, 0.2), ("nli", 0.3, -0.2, -0.1)], "mixed"),
     ([("a", 0.1, 0.1, 0.2)], "not tested")])
 def test_regime_share(cells, expected):
-    table = pd.DataFrame([{"task": task, "training": "erm", "median D": share, "advantage": (low + high) / 2, "low": low,
-                           "high": high, "S over entropy": 0.0} for task, share, low, high in cells])
+    table = pd.DataFrame([{"task": task, "training": "erm", "median D": share, "advantage": (low + high) / 2,
+                           "low": low, "high": high, "S over entropy": 0.0} for task, share, low, high in cells])
     found, evidence = verdict("C10", tables={"regimes": table})
     assert found == expected and "nan" not in evidence
 
 
 def test_regime_share_counts_language_models():
-    table = pd.DataFrame([{"task": task, "training": "erm", "median D": 0.3, "advantage": 0.0, "low": low, "high": low + 0.1,
-                           "S over entropy": 0.0} for task, low in (("zero-shot topic", -0.3), ("a", 0.1), ("mmlu", -0.2), ("mmlu", 0.1))])
+    cells = [("zero-shot topic", -0.3), ("a", 0.1), ("mmlu", -0.2), ("mmlu", 0.1)]
+    table = pd.DataFrame([{"task": task, "training": "erm", "median D": 0.3, "advantage": 0.0, "low": low,
+                           "high": low + 0.1, "S over entropy": 0.0} for task, low in cells])
     found, evidence = verdict("C10", tables={"regimes": table})
     assert found == "mixed" and "on language models better in 1, worse in 2 of 3" in evidence
 
 
 def test_ratio_alarms_are_counted_where_meaning_is_kept_exactly():
-    table = pd.DataFrame({"task": ["zero-shot topic", "a", "b", "c"], "training": "m", "S/H mean_ratio": [0.7, 0.5, 3.0, 4.0],
+    table = pd.DataFrame({"task": ["zero-shot topic", "a", "b", "c"], "training": "m",
+                          "S/H mean_ratio": [0.7, 0.5, 3.0, 4.0],
                           "least_preserving_kernel": [np.nan, 1.0, 1.0, 0.9]})
     found, evidence = verdict("C11", tables={"validity": table})
     assert found == "not tested" and "0.500 to 4.000" in evidence and "1 of 2 cells" in evidence

@@ -42,7 +42,8 @@ def test_candidates_are_runs_of_the_first_seed_on_validation():
 
 
 def test_soft_labels_need_distributions(monkeypatch):
-    monkeypatch.setattr(room, "task_of", lambda setting: {"train": task_of(setting)["train"].remove_columns("label_dist")})
+    monkeypatch.setattr(room, "task_of",
+                        lambda setting: {"train": task_of(setting)["train"].remove_columns("label_dist")})
     assert COMPARISON.methods_of("a") == ["erm", "sua_tr"]
 
 
@@ -64,7 +65,8 @@ def test_runs_take_what_was_chosen():
 
 def test_what_teaches_is_the_plainly_trained_model_of_the_same_seed():
     slow = {"learning_rate_scale": 0.5}
-    comparison = Comparison({"a": SETTING}, {"distil": [slow], "distil_labels": [slow], "sua_tr_repaired": [{}], "erm": [{}]},
+    methods = {"distil": [slow], "distil_labels": [slow], "sua_tr_repaired": [{}], "erm": [{}]}
+    comparison = Comparison({"a": SETTING}, methods,
                             [3], 2, starts={"a": {"learning_rate_scale": 2.0}})
     runs = comparison.runs({pair: comparison.methods[pair[1]][0] for pair in comparison.pairs()})
     for name in ("distil", "distil_labels"):
@@ -84,7 +86,8 @@ def test_tables_of_objectives_and_of_the_selection():
 def test_parts_of_a_world_are_its_clear_and_its_ambiguous_items():
     p = Predictions(probs=np.full((3, 2), 0.5), label_dist=[[1, 0], [0.6, 0.4], [0, 1]], labels=[0, 0, 1],
                     meta={"task": "a", "truth": "exact"})
-    assert {title: len(p.subset(rows)) for title, rows in parts(p).items()} == {"a": 3, "a (clear)": 2, "a (ambiguous)": 1}
+    sizes = {title: len(p.subset(rows)) for title, rows in parts(p).items()}
+    assert sizes == {"a": 3, "a (clear)": 2, "a (ambiguous)": 1}
     assert parts(replace(p, meta={"task": "a"})) == {"a": slice(None)}
 
 
@@ -121,9 +124,11 @@ PLAIN = Comparison({"a": SETTING}, {"erm": [{}], "sua_tr": [{}]}, [3, 4], 2)
 
 def test_the_interval_table_is_that_of_metrics(capsys):
     never_wrong = (metrics.auroc, lambda key: (np.zeros(9, bool), np.arange(9.0)))
-    table = interval_table(PLAIN, {"accuracy": (metrics.accuracy, RUNS.get), "auroc": never_wrong}, ["sua_tr", "absent"], 40)
+    measures = {"accuracy": (metrics.accuracy, RUNS.get), "auroc": never_wrong}
+    table = interval_table(PLAIN, measures, ["sua_tr", "absent"], 40)
     cells = [{method: RUNS["a", method, seed] for method in ("erm", "sua_tr")} for seed in (3, 4)]
-    expected = pd.DataFrame(metrics.intervals(cells, metrics.accuracy, ["sua_tr"], 40)).rename(columns={"name": "training"})
+    expected = pd.DataFrame(metrics.intervals(cells, metrics.accuracy, ["sua_tr"], 40))
+    expected = expected.rename(columns={"name": "training"})
     pd.testing.assert_frame_equal(table.drop(columns=["task", "metric"]), expected)
     assert capsys.readouterr().out.startswith("a, auroc: n/a, is_error is 0 for all 9 items")
 
@@ -151,9 +156,11 @@ def test_the_table_for_new_trainings_has_both_intervals():
     measures = {"accuracy": (metrics.accuracy, RUNS.get)}
     intervals = interval_table(PLAIN, measures, ["sua_tr"], 200)
     table = new_training_table(intervals, measures, [3, 4])
-    erm, reference = (np.array([metrics.accuracy(RUNS["a", method, seed]) for seed in (3, 4)]) for method in ("erm", "sua_tr"))
+    erm, reference = (np.array([metrics.accuracy(RUNS["a", method, seed]) for seed in (3, 4)])
+                      for method in ("erm", "sua_tr"))
     row, narrow = table.iloc[0], intervals.iloc[0]
-    assert row[["low", "high"]].tolist() == pytest.approx(np.clip(for_new_training(erm, narrow["low"], narrow["high"]), 0, 1))
+    assert row[["low", "high"]].tolist() == pytest.approx(
+        np.clip(for_new_training(erm, narrow["low"], narrow["high"]), 0, 1))
     assert row[["gain_low", "gain_high"]].tolist() == pytest.approx(
         np.clip(for_new_training(erm - reference, narrow["gain_low"], narrow["gain_high"]), -1, 1))
     assert row["low"] < narrow["low"] and row["high"] > narrow["high"] and row["trainings"] == 2
@@ -174,7 +181,8 @@ def test_standings_tell_best_from_behind_and_leave_out_soft_labels():
 
 
 def test_curves_are_means_over_seeds():
-    curves = pd.DataFrame({"experiment": "a", "training": ["erm"] * 4, "epoch": [1, 2, 1, 2], "task": [1.0, 0.5, 3.0, 1.5]})
+    curves = pd.DataFrame({"experiment": "a", "training": ["erm"] * 4, "epoch": [1, 2, 1, 2],
+                           "task": [1.0, 0.5, 3.0, 1.5]})
     figure, axes = plt.subplots()
     plot_curves(axes, curves, "a", ["erm"], "task")
     np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1, 2], [2, 1]])
@@ -201,7 +209,8 @@ def test_halved_logits_satisfy_the_alignment_term_and_change_no_answer():
 
 
 def answers_at_smoke_size(tmp_path, method, changes=(), **setting):
-    experiments = yaml.safe_load((ROOT / "notebooks/profiles/smoke.yaml").read_text())["03_sua_tr_training"]["experiments"]
+    profile = yaml.safe_load((ROOT / "notebooks/profiles/smoke.yaml").read_text())
+    experiments = profile["03_sua_tr_training"]["experiments"]
     comparison = Comparison({"topic": {**experiments["topic"], **setting}}, {method: [dict(changes)]}, [0], 2)
     (run,) = comparison.runs({("topic", method): dict(changes)}, splits=("test",)).values()
     execute(run, tmp_path, tmp_path / "models")
@@ -214,7 +223,8 @@ def test_a_large_consistency_makes_a_model_that_answers_always_alike(tmp_path):
 
 
 def test_the_perturbation_changes_what_a_plain_model_is_asked_and_not_the_model(tmp_path):
-    synonyms, wording = (answers_at_smoke_size(tmp_path, "erm", perturbation=[name]) for name in ("synonyms", "wording"))
+    synonyms, wording = (answers_at_smoke_size(tmp_path, "erm", perturbation=[name])
+                         for name in ("synonyms", "wording"))
     np.testing.assert_allclose(synonyms.probs, wording.probs, rtol=0, atol=1e-12)
     assert metrics.robust_accuracy(synonyms) != metrics.robust_accuracy(wording)
 

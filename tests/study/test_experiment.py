@@ -23,7 +23,8 @@ RUN = Run("world", SETTING, "augment", replace(OBJECTIVES["augment"], k=1), seed
 def test_a_run_saves_every_split_and_the_attack(tmp_path):
     run = replace(RUN, samples=3, full=True, dropout=2, attacks=("rare",), probe=True)
     logs = execute_all([run], tmp_path, tmp_path / "models")
-    assert [entry["training"] for entry in logs] == ["augment"] * 2 and {"entropy_ambiguous", "entropy_clear"} <= set(logs[0])
+    assert [entry["training"] for entry in logs] == ["augment"] * 2
+    assert {"entropy_ambiguous", "entropy_clear"} <= set(logs[0])
     task = experiment.task_of(SETTING)
     for split, size in SIZES.items():
         if split == "train":
@@ -37,7 +38,8 @@ def test_a_run_saves_every_split_and_the_attack(tmp_path):
     classifier, _ = trained(run, tmp_path / "models")
     attack = saved({"a run": run}, tmp_path, "attack")["a run"]
     drawn = variants(inputs(task["test"]), task.perturbation("rare"), 2)
-    np.testing.assert_allclose(attack.perturbed.reshape(-1, 4), classifier.predict_proba([x for row in drawn for x in row]), atol=1e-6)
+    np.testing.assert_allclose(attack.perturbed.reshape(-1, 4),
+                               classifier.predict_proba([x for row in drawn for x in row]), atol=1e-6)
 
 
 def test_the_attacks_of_adversarial_glue_bring_their_own_inputs(mirror, tmp_path):
@@ -46,7 +48,8 @@ def test_the_attacks_of_adversarial_glue_bring_their_own_inputs(mirror, tmp_path
     execute_all([run], tmp_path, tmp_path / "models")
     attack, rows = Predictions.load(run.file(tmp_path, "attack")), advglue("sst2")
     assert attack.perturbed is None and list(attack.labels) == list(rows["label"])
-    np.testing.assert_allclose(attack.probs, trained(run, tmp_path / "models")[0].predict_proba(inputs(rows)), atol=1e-6)
+    model = trained(run, tmp_path / "models")[0]
+    np.testing.assert_allclose(attack.probs, model.predict_proba(inputs(rows)), atol=1e-6)
 
 
 def test_two_processes_make_the_files_that_one_makes(tmp_path):
@@ -56,8 +59,8 @@ def test_two_processes_make_the_files_that_one_makes(tmp_path):
     assert [entry["seed"] for entry in together] == [0, 0, 1, 1, 2, 2]
     assert [entry["loss"] for entry in together] == pytest.approx([entry["loss"] for entry in alone], abs=1e-6)
     for run in runs:
-        np.testing.assert_allclose(*(Predictions.load(run.file(tmp_path / name, "test")).orbit for name in ("one", "two")),
-                                   atol=1e-6)
+        one, two = (Predictions.load(run.file(tmp_path / name, "test")).orbit for name in ("one", "two"))
+        np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 def test_a_failure_in_a_worker_is_told(tmp_path):
@@ -67,9 +70,11 @@ def test_a_failure_in_a_worker_is_told(tmp_path):
 
 
 def test_changes_go_where_they_belong():
-    setting, objective = varied(SETTING, OBJECTIVES["sua_tr"], {"k": 2, "learning_rate": 0.1, "perturbation": ["wording"]})
+    changes = {"k": 2, "learning_rate": 0.1, "perturbation": ["wording"]}
+    setting, objective = varied(SETTING, OBJECTIVES["sua_tr"], changes)
     assert objective == replace(OBJECTIVES["sua_tr"], k=2)
-    assert setting["training"] == {**SETTING["training"], "learning_rate": 0.1} and setting["perturbation"] == ["wording"]
+    assert setting["training"] == {**SETTING["training"], "learning_rate": 0.1}
+    assert setting["perturbation"] == ["wording"]
     assert SETTING["training"]["learning_rate"] == 0.002
     assert varied(SETTING, RUN.objective, {"learning_rate_scale": 0.5})[0]["training"]["learning_rate"] == 0.001
     with pytest.raises(ValueError, match="unknown changes .'consistancy'"):
@@ -89,7 +94,8 @@ def test_selection_takes_the_least_loss_and_wants_equal_budgets(tmp_path):
     candidates = {"augment": [replace(RUN, training=f"augment~{i}", setting=setting, splits=("validation",))
                               for i, setting in enumerate(settings)]}
     chosen, losses = select(candidates, tmp_path, tmp_path / "models")["augment"]
-    assert chosen == 1 == int(np.argmin(losses)) and losses[0] == pytest.approx(np.log(4), abs=0.2)  # nothing learnt yet
+    assert chosen == 1 == int(np.argmin(losses))
+    assert losses[0] == pytest.approx(np.log(4), abs=0.2)  # nothing learnt yet
     with pytest.raises(ValueError, match="different numbers of candidates: .*'erm': 1"):
         select({**candidates, "erm": [RUN]}, tmp_path, tmp_path / "models")
 

@@ -146,7 +146,8 @@ def test_the_plane_tells_how_many_errors_are_above_its_line():
 
 def test_gains_of_language_models_are_marked_by_template_and_named_where_they_are_certain():
     rows = pd.DataFrame({"setting": ["a", "b", "c"], "template": ["base", "chat_v1", "chat_v1"],
-                         "SUA > 0": [0.0, 0.9, 0.3], "sua gain": [-0.5, 0.2, 0.1], "sua gain_low": [-0.6, 0.1, -0.1], "sua gain_high": [-0.4, 0.3, 0.3],
+                         "SUA > 0": [0.0, 0.9, 0.3], "sua gain": [-0.5, 0.2, 0.1],
+                         "sua gain_low": [-0.6, 0.1, -0.1], "sua gain_high": [-0.4, 0.3, 0.3],
                          "sua p": [0.0, 0.01, 0.2]})
     axes = plt.figure().subplots()
     report.plot_llm_gains(axes, rows)
@@ -157,7 +158,10 @@ def test_gains_of_language_models_are_marked_by_template_and_named_where_they_ar
 
 def test_score_all_takes_what_the_fields_allow():
     rng = np.random.default_rng(1)
-    make = lambda labels, **more: Predictions(probs=rng.dirichlet(np.ones(3), 8), labels=labels, ids=rng.permutation(9000)[:8], **more)
+
+    def make(labels, **more):
+        return Predictions(probs=rng.dirichlet(np.ones(3), 8), labels=labels, ids=rng.permutation(9000)[:8], **more)
+
     plain = make([0, 1, 2, 0, 1, 2, 0, 1])
     assert "entropy" in report.score_all(plain) and "sensitivity" not in report.score_all(plain)
     varied = make([0] * 8, perturbed=rng.dirichlet(np.ones(3), (8, 2)))
@@ -167,4 +171,5 @@ def test_score_all_takes_what_the_fields_allow():
     assert "sua_signed" in report.score_all(varied, calibration)
     certain = replace(calibration, labels=calibration.answers)  # no errors: nothing can be fitted
     assert "sua_signed" not in report.score_all(varied, certain)
-    assert list(report.score_all(varied, calibration, ["entropy", "sua_signed", "mahalanobis"])) == ["entropy", "sua_signed"]
+    scored = report.score_all(varied, calibration, ["entropy", "sua_signed", "mahalanobis"])
+    assert list(scored) == ["entropy", "sua_signed"]

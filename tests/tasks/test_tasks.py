@@ -318,7 +318,8 @@ def test_multiple_choice_keeps_rows_with_as_many_options_and_finds_the_right_one
     folder.mkdir(parents=True)
     rows = {"question": [f"question {i}" for i in range(12)],
             "choices": [{"text": [f"o{i}{j}" for j in range(2 if i == 5 else 3)],
-                         "label": ["1", "2", "3"][:2 if i == 5 else 3] if i % 2 else ["A", "B", "C"]} for i in range(12)],
+                         "label": ["1", "2", "3"][:2 if i == 5 else 3] if i % 2 else ["A", "B", "C"]}
+                        for i in range(12)],
             "answerKey": ["2" if i % 2 else "C" for i in range(12)]}
     for split in ("train", "validation", "test"):
         pq.write_table(pa.table(rows), folder / f"{split}.parquet")

@@ -1,4 +1,4 @@
-"""Every generated world: kernels and clarifications keep p*(y|x) exactly, labels follow it, splits follow from seeds."""
+"""Every generated world: kernels and clarifications keep p*(y|x) exactly, labels follow it, splits follow seeds."""
 
 import numpy as np
 import pytest

@@ -38,9 +38,11 @@ def test_a_training_ends_where_it_ended(world):
     recorded = json.loads(RECORDED.read_text())
     assert recorded["recipe"] == RECIPE, f"RECIPE is new: record its trainings with `python {Path(__file__).name}`"
     largest = np.abs(np.subtract(probabilities(world), recorded[world])).max()
-    assert largest < 1e-6, (f"a probability moved by {largest:.2g}: if that is meant, raise RECIPE and record anew (head "
-                            "of this file); if not, a trained model would be taken for what the code does not make")
+    assert largest < 1e-6, (f"a probability moved by {largest:.2g}: if that is meant, raise RECIPE and record anew "
+                            "(head of this file); if not, a trained model would be taken for what the code does not "
+                            "make")
 
 
 if __name__ == "__main__":
-    RECORDED.write_text(json.dumps({"recipe": RECIPE, **{world: probabilities(world) for world in TRAININGS}}, indent=1))
+    found = {world: probabilities(world) for world in TRAININGS}
+    RECORDED.write_text(json.dumps({"recipe": RECIPE, **found}, indent=1))

@@ -197,7 +197,8 @@ def test_the_target_of_the_orbit_is_consistency_and_labels_in_one():
     (dict(target="gold"), "'gold'"), (dict(mean="median"), "'median'"), (dict(target="orbit"), "come together"),
     (dict(label_weight=0.5), "another target"), (dict(label_weight=2.0, target="label_dist"), "a share in"),
     (dict(power=2.0), "target is 'labels'"), (dict(target="label_dist", mean="geometric"), "'label_dist'"),
-    (dict(k=1, consistency=1.0, target="clean"), "for the variants"), (dict(target="teacher", teacher_k=0), "at least one"),
+    (dict(k=1, consistency=1.0, target="clean"), "for the variants"),
+    (dict(target="teacher", teacher_k=0), "at least one"),
     (dict(k=1, augment=0.5, variants="fgm", target="teacher"), "take 'vat'")])
 def test_objective_refuses(wrong, said):
     with pytest.raises(ValueError, match=said):
@@ -213,14 +214,16 @@ def test_names_and_passes():
     assert [passes[name] for name in ("paft", "clean_answer", "distil", "augment_share_smoothed")] == [1, 5, 2, 1.25]
     unread = {name for name, objective in OBJECTIVES.items() if not objective.reads_labels}
     assert unread == {"soft_labels", "distil", "swarm", "consensus", "clean_answer"}
-    assert {name for name in OBJECTIVES if OBJECTIVES[name].from_trained} == unread - {"soft_labels"} | {"distil_labels"}
+    from_trained = {name for name, objective in OBJECTIVES.items() if objective.from_trained}
+    assert from_trained == unread - {"soft_labels"} | {"distil_labels"}
 
 
 # --- batches ---
 
 def test_a_batch_is_clean_rows_then_variants_item_by_item(task, synonyms):
     classifier = tiny_encoder(task["train"]["text"], 4)
-    data = VariantData(task["train"], classifier, Objective(k=3, augment=0.5, target="label_dist"), synonyms, seed=5, length=100)
+    objective = Objective(k=3, augment=0.5, target="label_dist")
+    data = VariantData(task["train"], classifier, objective, synonyms, seed=5, length=100)
     data.set_epoch(2)
     for positions, epoch in (((4, 7), 2), ((44, 47), 3)):  # the next epoch follows in another order
         batch = data.collate([data[position] for position in positions])

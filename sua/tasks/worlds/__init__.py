@@ -25,8 +25,9 @@ def generate(name: str, sizes: Mapping[str, int], seed: int = 0, ambiguity: floa
              label_rule: str = "majority") -> Task:
     """The world of that name as a Task.
 
-    sizes : rows per split; one of 0 is left out. ambiguity : share of inputs whose p*(y|x) has mass on more than one label. skew : exponent
-    of the Zipf law by which words of the same meaning are used, so that rare ones are seldom seen in training.
+    sizes : rows per split; one of 0 is left out. ambiguity : share of inputs whose p*(y|x) has mass on more than one
+    label. skew : exponent of the Zipf law by which words of the same meaning are used, so that rare ones are seldom
+    seen in training.
     label_rule : how train and validation rows are labelled. "majority" takes argmax p*, as a vote among annotators
     does (this is what teaches a model to collapse); "sampled" draws each label from p*. A third rule, soft labels, is
     a matter of training and not of the data: OBJECTIVES["soft_labels"] learns from the column label_dist. Calibration

@@ -9,7 +9,6 @@ It is small enough for a two-layer encoder to learn from 4000 questions in half 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import NamedTuple, Sequence
@@ -18,40 +17,8 @@ import numpy as np
 
 from ...inputs import Input
 from ...perturb import Perturbation, synonyms
+from .facts_people import LABELS, RELATIONS, TOWNS, VALUES, knowledge_base
 
-# one line per answer: the canonical spelling, then the others that count as the same answer
-_ANSWERS = {
-    "job": """doctor, physician, medic
-        lawyer, attorney
-        cook, chef
-        pilot, aviator
-        pharmacist, chemist
-        undertaker, mortician""",
-    "instrument": """violin, fiddle
-        piano, pianoforte
-        harmonica, mouth organ
-        accordion, squeezebox
-        cello, violoncello
-        horn, french horn""",
-    "pet": """dog, hound
-        cat, kitty, pussycat
-        rabbit, bunny
-        donkey, burro
-        snake, serpent
-        pig, hog, swine""",
-    "colour": """red, scarlet
-        blue, azure
-        green, emerald
-        grey, gray
-        purple, violet
-        black, ebony""",
-}
-RELATIONS = tuple(_ANSWERS)
-ALIASES: dict[str, tuple[str, ...]] = {
-    spellings[0]: spellings for lines in _ANSWERS.values()
-    for spellings in (tuple(line.strip().split(", ")) for line in lines.splitlines())}
-LABELS = tuple(ALIASES)
-VALUES = len(LABELS) // len(RELATIONS)  # LABELS holds as many answers of each relation, relation by relation
 CHOICES = 4
 
 # templates of each relation, from the common to the rare; {} = the person
@@ -109,63 +76,8 @@ _OPENERS = ("", "quick question", "by the way", "excuse me", "one more thing", "
 _CLOSERS = ("", "please", "if you know", "thank you", "do you remember", "take your time", "no hurry",
             "i ask for a friend", "in case it is on file")
 
-_FIRST_NAMES = """mara tovin elsa jorin petra aldo nika ruben ilse casper
-    dunja felix greta hanno ivara kolya lotte milo nadja osric""".split()
-_LAST_NAMES = [a + b for a in "hol bran stel vek kas".split() for b in "mer wick dal rup".split()]
-_TOWNS = """harven brillow tarnley ostrum quell morvane eldmere fennick garvost ilmouth
-    jarnow kelvor lowmar nettal orsel pendrick ruskel seddle thornick upmere""".split()
-# P(the first of two namesakes is meant), one for each shared name; the rest is the second's share
-_SHARES = (0.55, 0.42, 0.62, 0.35, 0.68, 0.29, 0.74, 0.22, 0.81, 0.15)
 _PERSON_SKEW = 1 / 2  # people differ less than wordings in how often they are asked for: each must be learnt
 _PHRASED = 0.25  # share of questions with an opener, and of those with a closer
-
-
-@dataclass(frozen=True)
-class Person:
-    """A town, by which namesakes are told apart and which is never asked for, and one answer per relation."""
-
-    town: str
-    facts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Name:
-    """A full name, its one or two people and the probability that each of them is meant (sums to 1)."""
-
-    text: str
-    people: tuple[Person, ...]
-    weights: tuple[float, ...]
-
-
-@cache
-def knowledge_base() -> tuple[Name, ...]:
-    """The 20 names, from the most to the least asked, and their 30 people; the same in every run.
-
-    Ten names are shared. Namesakes live in different towns, agree in one relation and differ in the others.
-    """
-    rng = np.random.default_rng(2024)
-    n = len(_FIRST_NAMES)
-    texts = [f"{first} {last}" for first, last in zip(_FIRST_NAMES, rng.permutation(_LAST_NAMES))]
-    town = rng.permutation(n) % len(_TOWNS)
-    value = np.stack([rng.permutation(n) % VALUES for _ in RELATIONS], axis=1)
-
-    def person(town, value):
-        return Person(_TOWNS[town], tuple(LABELS[r * VALUES + v] for r, v in enumerate(value)))
-
-    base = [Name(text, (person(town[i], value[i]),), (1.0,)) for i, text in enumerate(texts)]
-    for rank, (i, share) in enumerate(zip(np.sort(rng.choice(n, len(_SHARES), replace=False)), _SHARES)):
-        move = rng.integers(1, VALUES, len(RELATIONS)) * (np.arange(len(RELATIONS)) != rank % len(RELATIONS))
-        namesake = person((town[i] + rng.integers(1, len(_TOWNS))) % len(_TOWNS), (value[i] + move) % VALUES)
-        base[i] = Name(texts[i], (*base[i].people, namesake), (share, round(1 - share, 2)))
-    return tuple(base)
-
-
-def canonical(text: str) -> str | None:
-    """The label that a spelling stands for, whatever its case, article and final punctuation; None for any other."""
-    return _LABEL_OF.get(re.sub(r"^(?:an?|the) ", "", text.lower().strip(" \t\n.,;:!?\"'")))
-
-
-_LABEL_OF = {spelling: label for label, spellings in ALIASES.items() for spelling in spellings}
 
 
 def draw(n: int, rng: np.random.Generator, ambiguity: float = 0.3, skew: float = 1.5) -> dict[str, list | np.ndarray]:
@@ -307,7 +219,7 @@ def _grammar():
         return "|".join(map(re.escape, phrases))
 
     whole = re.compile(f"((?:(?:{one_of(_OPENERS[1:])}) )*)(.*?)((?: (?:{one_of(_CLOSERS[1:])}))*)")
-    by_town = "|".join(words.format(f"(?:{one_of(_TOWNS)})") for form in _BY_TOWN for words, _ in _expand(form))
+    by_town = "|".join(words.format(f"(?:{one_of(TOWNS)})") for form in _BY_TOWN for words, _ in _expand(form))
     person = re.compile(rf"(?<= )({one_of(name.text for name in knowledge_base())})((?: (?:{by_town}))?)(?= |$)")
     meaning = {frame: (r, template) for r in range(len(RELATIONS)) for template in _templates(r)
                for frame, _ in _expand(template)}

@@ -1,4 +1,4 @@
-"""Mends on fake models whose preference is known: it is divided out exactly, and what cannot be is refused."""
+"""Debiasing on fake models whose preference is known: it is divided out exactly, and what cannot be is refused."""
 
 import zlib
 
@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sua
-from sua.models.callable import Model
-from sua.models.mends import ContextualCalibration, PriDe
+from sua.models.debiasing import ContextualCalibration, PriDe
 from sua.perturb import OPTION_ORDER
+from sua.predictions import Model
 
 LEAN = np.array([8.0, 1, 3, 0.5])  # what the fake models prefer, before they read
 

@@ -19,6 +19,7 @@ from torchmetrics.functional.classification.calibration_error import _ce_compute
 from sua import Predictions, metrics
 from sua.metrics import (MODEL_METRICS, SCORE_METRICS, SingleClassError, augrc, aurc, auroc, auroc_intervals, e_aurc,
                          ece, holm, intervals, prr, selective_accuracy, selective_risk)
+from sua.metrics import resamples
 
 
 def binary(confidence, correct):
@@ -463,12 +464,12 @@ def test_intervals_of_one_dict_ask_for_a_list():
 
 @pytest.mark.parametrize("rows", [1, 7, 99])
 def test_resamples_in_blocks_are_those_in_one_piece(rows, monkeypatch):
-    monkeypatch.setattr(metrics, "LARGEST", 1 << 24)
+    monkeypatch.setattr(resamples, "LARGEST", 1 << 24)
     whole = auroc_intervals(runs(), resamples=100)
-    blocks = list(metrics._resamples(200, 100, 3))
-    monkeypatch.setattr(metrics, "LARGEST", 200 * (rows + 1))
+    blocks = list(resamples.draw_counts(200, 100, 3))
+    monkeypatch.setattr(resamples, "LARGEST", 200 * (rows + 1))
     assert auroc_intervals(runs(), resamples=100) == whole
-    drawn = list(metrics._resamples(200, 100, 3))
+    drawn = list(resamples.draw_counts(200, 100, 3))
     assert len(blocks) == 1 and len(drawn) == 1 + -(-100 // rows) and max(map(len, drawn)) == rows
     assert (np.concatenate(drawn) == blocks[0]).all()
     old = np.random.default_rng(3).multinomial(200, np.full(200, 1 / 200), size=100)

@@ -1,5 +1,5 @@
-"""Mends at inference time, which divide out what a model prefers before it has read anything. Each wraps a model and is
-one: rivals of training that need no label and no change of the weights.
+"""Debiasing at inference time, which divides out what a model prefers before it has read anything. Each class wraps a
+model and is one: rivals of training that need no label and no change of the weights.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..divergences import FLOOR
 from ..inputs import Input, as_inputs, expect, has_options
-from ..predictions import distributions, model_rows
+from ..predictions import Model, distributions, model_rows
 
 CONTENT_FREE = ("N/A", "[MASK]")
 
@@ -25,7 +25,7 @@ class ContextualCalibration:
     Cost: one pass per input, and for each text of `content_free` one, or one for every different list of options.
     """
 
-    def __init__(self, model, content_free: Sequence[str] = CONTENT_FREE):
+    def __init__(self, model: Model, content_free: Sequence[str] = CONTENT_FREE):
         expect(not isinstance(content_free, str) and len(content_free), lambda: f"content_free = {content_free!r}: "
                "give one text or more in a list, such as ['N/A']")
         self.model, self.content_free = model, as_inputs(content_free)
@@ -59,7 +59,7 @@ class PriDe:
     prior : {C: (C,) probabilities of the places}.
     """
 
-    def __init__(self, model, questions: Sequence[Input]):
+    def __init__(self, model: Model, questions: Sequence[Input]):
         self.model = model
         self.name = f"{getattr(model, 'name', type(model).__name__)}, PriDe"
         questions = _with_options(questions, "questions")
