@@ -24,10 +24,10 @@ from ..inputs import Input, clarifications, inputs as inputs_of, option_columns
 from ..models.choice import ChoiceLM
 from ..models.load import load_model
 from ..models.tiny import tiny_llama
-from ..perturb import KERNELS, OPTION_ORDER, Perturbation, formulations, mixture, variants
+from ..perturb import KERNELS, OPTION_ORDER, Formulations, Perturbation, formulations, mixture, variants
 from ..predictions import Predictions
 from ..scores import score
-from ..tasks import load_task, recorded
+from ..tasks import Task, load_task, recorded
 from .collapse import edit_size
 from .experiment import in_processes
 from .report import Stage, write_csv
@@ -108,30 +108,24 @@ def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str |
     Inputs that hold words of a formulation are left out; meta says how many. Raises NotAvailableError for data or a
     model that no place has.
     """
-    task = load_task(spec.get("task", name), {"train": 0, "validation": 0, **spec["sizes"]})
-    forms = formulations(spec["kind"], task.label_names)
-    prompts = forms.prompts(spec.get("set", "seen"))
-    kernel = OPTION_ORDER if spec.get("reorder") else None
-    splits, orbits, kept = ("calibration", "test"), {}, {}
-    for split in splits:
-        asked = {i: row for i, x in enumerate(inputs_of(task[split])) if (row := _orbit(forms, x, spec, kernel, seed))}
-        kept[split], orbits[split] = list(asked), list(asked.values())
-    everything = [row for split in splits for row in orbits[split]]
+    task, forms, orbits = ways_to_ask(name, spec, seed)
+    splits, prompts = tuple(orbits), forms.prompts(spec.get("set", "seen"))
+    everything = [row for split in splits for row in orbits[split].values()]
     asked = ask(model, [[row[j] for row in everything] for j in range(len(prompts))], cache, dtype=dtype,
                 packaged=packaged, score=spec.get("score", "sum"), chat=spec.get("chat", False), workers=workers)
     found = np.stack(asked, 1)  # (N, M, C)
     loaded, start, predictions = load(model, dtype, packaged), 0, {}
     for split in splits:
-        rows = task[split].select(kept[split])
+        rows = task[split].select(list(orbits[split]))
         p = found[start:start + len(rows)]
         start += len(rows)
-        both = [(x, *row) for x, row in zip(inputs_of(rows), orbits[split])]
+        both = [(x, *row) for x, row in zip(inputs_of(rows), orbits[split].values())]
         p = np.take_along_axis(p, option_columns(both, p.shape[-1])[:, 1:], -1)
         given = {ours: rows[theirs][:] for ours, theirs in (("labels", "label"), ("label_dist", "label_dist"),
                                                             ("ids", "id")) if theirs in rows.column_names}
         facts = {"task": PREFIX + name, "model": loaded.name, "training": loaded.name, "split": split,
                  "dtype": loaded.dtype, "k": len(prompts) - 1,
-                 "perturbation": f"formulations of {forms.kind}" + " + option order" * bool(kernel),
+                 "perturbation": f"formulations of {forms.kind}" + " + option order" * bool(spec.get("reorder")),
                  "left_out": len(task[split]) - len(rows),
                  **({"truth": "exact"} if task.p_star else {}), **({"origin": loaded.origin} if loaded.origin else {})}
         predictions[split] = [
@@ -140,12 +134,22 @@ def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str |
     return predictions
 
 
-def _orbit(forms, x, spec, kernel, seed):
-    """The ways to ask x; None for one that holds words of a formulation."""
-    try:
-        return forms.orbits([x], spec.get("set", "seen"), kernel, seed)[0]
-    except ValueError:
-        return None
+def ways_to_ask(name: str, spec: Mapping, seed: int = 0) -> tuple[Task, Formulations, dict[str, dict[int, list[Input]]]]:
+    """(task, its formulations, {"calibration", "test": {row of the split: its input asked through each of them}}).
+
+    spec, and what is left out : of `zero_shot`. Raises NotAvailableError for data that no place has.
+    """
+    task = load_task(spec.get("task", name), {"train": 0, "validation": 0, **spec["sizes"]})
+    forms, kernel = formulations(spec["kind"], task.label_names), OPTION_ORDER if spec.get("reorder") else None
+
+    def ways(x):
+        try:
+            return forms.orbits([x], spec.get("set", "seen"), kernel, seed)[0]
+        except ValueError:  # it holds words of a formulation
+            return None
+
+    return task, forms, {split: {i: row for i, x in enumerate(inputs_of(task[split])) if (row := ways(x))}
+                         for split in ("calibration", "test")}
 
 
 def save(found: Mapping[tuple[str, str], Mapping[str, Sequence[Predictions]]], folder: Path) -> None:
