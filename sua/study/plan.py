@@ -87,18 +87,18 @@ def parts(profile: str) -> Iterator[Part]:
         section = sections.get(notebook.stem) or {}
         found = [part for kind in (_worlds, _experiments, _choices, _own_questions, _open_questions)
                  for part in kind(section, absent)]
-        if not found and (seconds := _committed(profile).get(notebook.stem)):
-            found = [("no model; as its committed results took", 0, 0, seconds)]
         workers = section.get("workers") or (section.get("language_models") or {}).get("workers", 1)
-        for what, *numbers in found:
-            yield Part(notebook.stem, what, *numbers, workers=1 if what.startswith("no model") else workers)
+        yield from (Part(notebook.stem, what, *numbers, workers=workers) for what, *numbers in found)
+        if not found and (seconds := _committed(profile).get(notebook.stem)):
+            yield Part(notebook.stem, "no model; as its committed results took", 0, 0, seconds)
 
 
 def _unless_absent(kind, name, settings, absent, count):
     """One part: what `count()` finds, or why it cannot be known."""
     missing = sorted({*settings} & absent)
-    return (f"{kind} {name}: unknown, {', '.join(missing)} is not fetched yet",) if missing else (
-        f"{kind} {name}", *count())
+    if missing:
+        return (f"{kind} {name}: unknown before make download has fetched what {' and '.join(missing)} needs",)
+    return f"{kind} {name}", *count()
 
 
 def _worlds(section, absent):
@@ -152,7 +152,8 @@ def _training_speed(setting):
     """Tokens per row; seconds per training beside its rows, per row that is learned, and per row that is read."""
     from ..inputs import inputs
     from ..tasks import load_task
-    from ..training import OBJECTIVES, train
+    from ..training.objectives import OBJECTIVES
+    from ..training.trainer import train
 
     setting = json.loads(setting)
     task, training = setting["task"], setting["training"]
@@ -235,8 +236,7 @@ def _open_questions(section, absent):
             answers = asked * questions["samples"] * questions["max_new_tokens"]
             return asked * prompt + answers, 0, each * len(data) * len(questions["seeds"])
 
-        yield _unless_absent(f"{Path(questions['model']).name} writes answers,", name, (questions["model"], name), absent,
-                             count)
+        yield _unless_absent("write answers to", name, (questions["model"], name), absent, count)
 
 
 # --- what it comes to ---
@@ -259,8 +259,9 @@ def last_line(profile: str, fetch: Mapping[Source, int | None], seconds: float |
         return f"{profile}: {told}; about {seconds / 60:.0f} minutes on this device"
     if stages := _manifest(profile):
         machines = {row["machine"]["processor"] for row in stages.values()}
-        return (f"{profile}: {told}; its committed results took {sum(row['seconds'] for row in stages.values()) / 60:.0f}"
-                f" minutes on {', '.join(sorted(machines))}")
+        took = sum(row["seconds"] for row in stages.values())
+        return (f"{profile}: {told}; its committed results took {took / 60:.0f} minutes on "
+                f"{', '.join(sorted(machines))}")
     return f"{profile}: {told}; how long it takes here, make plan PROFILE={profile} measures"
 
 
@@ -271,8 +272,8 @@ def plan(profile: str) -> None:
         print(f"{'unknown' if size is None else f'{size / 1e6:,.1f} MB':>10}  to fetch of {source.kind} {source.place}")
     build = paths.build(profile)
     lies = sum(file.stat().st_size for file in build.rglob("*") if file.is_file())
-    print(f"disk: {shutil.disk_usage(paths.root()).free / 1e9:,.0f} GB are free; {build.relative_to(paths.root())} holds "
-          f"{lies / 1e9:.1f} GB now")
+    print(f"disk: {shutil.disk_usage(paths.root()).free / 1e9:,.0f} GB are free; {build.relative_to(paths.root())} "
+          f"holds {lies / 1e9:.1f} GB now")
     print("   forward   backward  seconds  (tokens, and seconds of one process)")
     seconds = most = 0
     for part in parts(profile):

@@ -134,7 +134,8 @@ def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str |
     return predictions
 
 
-def ways_to_ask(name: str, spec: Mapping, seed: int = 0) -> tuple[Task, Formulations, dict[str, dict[int, list[Input]]]]:
+def ways_to_ask(name: str, spec: Mapping, seed: int = 0
+                ) -> tuple[Task, Formulations, dict[str, dict[int, list[Input]]]]:
     """(task, its formulations, {"calibration", "test": {row of the split: its input asked through each of them}}).
 
     spec, and what is left out : of `zero_shot`. Raises NotAvailableError for data that no place has.
