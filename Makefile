@@ -35,7 +35,7 @@ READY := $(if $(PINNED),,.venv/ready)
 
 STAGES := $(basename $(notdir $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
 
-.PHONY: help setup reproduce smoke test fuzz bench lab check explain readme site assignments grade feedback download clean $(STAGES) announce
+.PHONY: help setup plan reproduce smoke test fuzz bench lab check explain readme site assignments grade feedback download clean $(STAGES) announce
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,8 +59,12 @@ setup: $(READY)  ## create .venv from requirements.lock and install sua (done by
 
 reproduce: announce $(STAGES)  ## run the five notebooks of PROFILE and write figures/PROFILE; nothing unchanged is run again
 
-announce:
+announce: setup
 	@echo "PROFILE=$(PROFILE) ($(WHY)), $(words $(STAGES)) stages"
+	@-$(PY) -m sua.study.plan --last --profile "$(PROFILE)"
+
+plan: setup  ## what PROFILE costs before it is paid: bytes to fetch, memory, tokens, and the time on this device
+	@$(PY) -m sua.study.plan --profile "$(PROFILE)"
 
 # the runner decides by content, not by date, whether a stage has to run
 $(STAGES): setup

@@ -237,7 +237,7 @@ def test_the_gpu_profile_runs_on_stand_ins(hub_sets, tmp_path):
     shown = {column.split(" / ")[0] for column in table.columns[1:]}
     assert shown == {*tasks, *(f"zero-shot {name}" for name in asked)}
     asked = pd.read_csv(folder / "build/gpu/02_ambiguity_collapse/metrics.csv")
-    asked = asked[(asked["model"] == "Qwen/Qwen2.5-0.5B-Instruct") & (asked["metric"] == "accuracy")]
+    asked = asked[(asked["model"] == "Qwen2.5-0.5B-Instruct") & (asked["metric"] == "accuracy")]
     assert {name.split(" (")[0] for name in asked["task"]} == set(small["sets"])
 
 

@@ -1,19 +1,16 @@
-"""Ambiguity collapse: its models, the matched comparison of scores that detect it, and a language model's answers."""
+"""Ambiguity collapse: its models, and the matched comparison of scores that detect it."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
 from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from .. import metrics, perturb
-from ..generation import generation_score, meaning_clusters
+from .. import metrics
 from ..predictions import Predictions
 from ..scores import fits
-from ..tasks import clarifications, recorded
 from ..training.objectives import OBJECTIVES
 from .experiment import Run
 from .report import Stage, plot_auroc
@@ -132,37 +129,3 @@ def edit_size(x, readings: Sequence, weights: Sequence[float]) -> float:
 
     return sum(weight * (1 - difflib.SequenceMatcher(None, text(x), text(reading), autojunk=False).ratio())
                for reading, weight in zip(readings, weights) if weight)
-
-
-class _Listed(perturb.Perturbation):
-    """Variants that are given: all of them, in their order."""
-
-    def sample(self, example, k, rng):
-        return self.rewrite(example, rng)
-
-
-def ask(lm, data, questions: Mapping, k: int, seed: int) -> tuple[Predictions, np.ndarray, dict[str, np.ndarray]]:
-    """What a language model answers to open questions, to k rewordings of each and to its clarifications.
-
-    questions : the notebook's parameter, of which "perturbation" (for data without paraphrases of its own) and
-    "samples" are read. Returns Predictions over the meanings of the answers, (N,) whether the answer without sampling
-    is wrong, and further scores of the answers to x alone.
-    """
-    texts, readings = list(data["text"]), clarifications(data)
-    if "paraphrases" in data.column_names:
-        reworded = data["paraphrases"]
-    else:
-        kernel = perturb.mixture(*(perturb.KERNELS[name] for name in questions["perturbation"]))
-        reworded = perturb.variants(texts, kernel, k, seed)
-    orbits = {x: [*row[:k], *clarified] for x, row, clarified in zip(texts, reworded, readings)}
-
-    def listed(x, rng):
-        return orbits[x]
-
-    answers = lm.generate(texts, _Listed("rewordings and clarifications", listed), k, questions["samples"],
-                          p_true=False, seed=seed, ids=data["id"])
-    accepted = [[form for forms in row for form in forms] for row in data["answers"]]
-    meanings = meaning_clusters(answers, recorded.SameAnswer(data), accepted)
-    p, z = answers.predictions(meanings), len(readings[0])
-    p = replace(p, perturbed=p.perturbed[:, :-z], clarified=p.perturbed[:, -z:], weights=np.array(data["weights"]))
-    return p, meanings.is_error, {"semantic_entropy": generation_score(answers, "semantic_entropy", meanings)}

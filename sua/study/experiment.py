@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partialmethod
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -144,29 +144,37 @@ def execute(run: Run, folder: Path | str, cache: Path | str) -> list[dict]:
 
 
 def execute_all(runs: Sequence[Run], folder: Path | str, cache: Path | str, workers: int = 1) -> list[dict]:
-    """`execute` for every run, in `workers` processes of one thread each; all logs, in the order of the runs.
+    """`execute` for every run, in `workers` processes; all logs, in the order of the runs.
 
-    A model that was trained before is found in the cache, so an interrupted call goes on where it was. Give one worker
-    where the models share a GPU. ValueError for fewer than one worker.
+    A model that was trained before is found in the cache, so an interrupted call goes on where it was.
+    """
+    logs = in_processes(execute, [(run, folder, cache) for run in runs], workers, "experiments")
+    return [entry for of_run in logs for entry in of_run]
+
+
+def in_processes(function: Callable, jobs: Sequence[tuple], workers: int, desc: str) -> list:
+    """[function(*job) for job in jobs] in `workers` processes of one thread each, under one bar.
+
+    Give one worker, which is this process, where models share a GPU. ValueError for fewer.
     """
     from ..models.common import progress
 
     if workers < 1:
         raise ValueError(f"workers = {workers}: give at least one")
-    with progress(total=len(runs), desc="experiments") as bar:
-        if workers == 1 or len(runs) == 1:
-            logs = []
-            for run in runs:
-                logs += execute(run, folder, cache)
+    with progress(total=len(jobs), desc=desc) as bar:
+        if workers == 1 or len(jobs) == 1:
+            found = []
+            for job in jobs:
+                found.append(function(*job))
                 bar.update()
-            return logs
-        with ProcessPoolExecutor(min(workers, len(runs)), multiprocessing.get_context("spawn"), _prepare_worker,
+            return found
+        with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), _prepare_worker,
                                  (os.getpid(),)) as pool:
-            waiting = [pool.submit(execute, run, folder, cache) for run in runs]
+            waiting = [pool.submit(function, *job) for job in jobs]
             for future in waiting:
                 future.add_done_callback(lambda _: bar.update())
             try:
-                return [entry for future in waiting for entry in future.result()]
+                return [future.result() for future in waiting]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

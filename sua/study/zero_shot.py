@@ -1,35 +1,35 @@
-"""Pretrained language models, asked without training: tasks through their formulations, our own questions with options.
+"""Pretrained language models, asked without training: tasks through their formulations, our own questions with options,
+open questions in their own words.
 
-Answers are kept per model, weights and type in the profile's folder of models, one file per formulation, so that an
-interrupted run goes on where it was and a second one takes seconds.
+Answers are kept per model, weights and type in the profile's folder of models, one file per formulation or set of open
+questions, so that an interrupted run goes on where it was and a second one takes seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 
 from .. import metrics, paths
+from ..generation import (GENERATION_SCORES, P_TRUE, GenerativeLM, generation_score, meaning_clusters, relevance,
+                          similarities)
 from ..inputs import Input, clarifications, inputs as inputs_of, option_columns
 from ..models.choice import ChoiceLM
-from ..models.common import progress
 from ..models.load import load_model
 from ..models.tiny import tiny_llama
-from ..perturb import OPTION_ORDER, formulations
+from ..perturb import KERNELS, OPTION_ORDER, Formulations, Perturbation, formulations, mixture, variants
 from ..predictions import Predictions
 from ..scores import score
-from ..tasks import load_task, recorded
+from ..tasks import Task, load_task, recorded
 from .collapse import edit_size
-from .experiment import _prepare_worker
+from .experiment import in_processes
 from .report import Stage, write_csv
 
 PREFIX = "zero-shot "  # of a task's name, in every table
@@ -49,6 +49,7 @@ def load(model: str, dtype: str | None = None, packaged: bool = False) -> Choice
         rows = recorded.ambiguous_questions()
         texts = [row["question"] for row in rows] + [row["distractor"] for row in rows]
         texts += load_task("topic", {"train": 0, "validation": 0, "calibration": 0, "test": 500})["test"]["text"]
+        texts += [f"{P_TRUE} (A) (B)"]
         return tiny_llama(texts + [prompt.template for kind in KINDS for prompt in formulations(kind).prompts("all")],
                           template="{question}", name=model)
     return load_model(model, causal=True, dtype=dtype, packaged=packaged, template="{question}", name=Path(model).name)
@@ -71,31 +72,21 @@ def ask(model: str, groups: Sequence[Sequence[Input]], cache: Path, *, dtype: st
 
     workers : processes of one thread; give one where the model sits on a GPU. score, chat : of ChoiceLM.
     """
-    jobs = [((model, dtype, packaged), score, chat, list(group), str(cache)) for group in groups]
-    with progress(total=len(jobs), desc=f"ask {Path(model).name}") as bar:
-        if workers == 1 or len(jobs) == 1:
-            found = []
-            for job in jobs:
-                found.append(_answer(*job))
-                bar.update()
-            return found
-        with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), _prepare_worker,
-                                 (os.getpid(),)) as pool:
-            waiting = [pool.submit(_answer, *job) for job in jobs]
-            for future in waiting:
-                future.add_done_callback(lambda _: bar.update())
-            try:
-                return [future.result() for future in waiting]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    jobs = [((model, dtype, packaged), score, chat, list(group), cache) for group in groups]
+    return in_processes(_answer, jobs, workers, f"ask {Path(model).name}")
 
 
 def _answer(which, scored, chat, prompts, cache):
     loaded = load(*which)
     chooser = ChoiceLM(loaded.model, loaded.tokenizer, score=scored, template="{question}", chat=chat, name=loaded.name,
-                       cache=Path(cache) / f"answers-{loaded.name}-{loaded.dtype}-{_weights(*which)}")
+                       cache=_folder(cache, which))
     return chooser.predict_proba(prompts)
+
+
+def _folder(cache, which):
+    """Where the answers of these weights in this type are kept."""
+    loaded = load(*which)
+    return Path(cache) / f"answers-{loaded.name}-{loaded.dtype}-{_weights(*which)}"
 
 
 @lru_cache(maxsize=1)
@@ -117,30 +108,24 @@ def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str |
     Inputs that hold words of a formulation are left out; meta says how many. Raises NotAvailableError for data or a
     model that no place has.
     """
-    task = load_task(spec.get("task", name), {"train": 0, "validation": 0, **spec["sizes"]})
-    forms = formulations(spec["kind"], task.label_names)
-    prompts = forms.prompts(spec.get("set", "seen"))
-    kernel = OPTION_ORDER if spec.get("reorder") else None
-    splits, orbits, kept = ("calibration", "test"), {}, {}
-    for split in splits:
-        asked = {i: row for i, x in enumerate(inputs_of(task[split])) if (row := _orbit(forms, x, spec, kernel, seed))}
-        kept[split], orbits[split] = list(asked), list(asked.values())
-    everything = [row for split in splits for row in orbits[split]]
+    task, forms, orbits = ways_to_ask(name, spec, seed)
+    splits, prompts = tuple(orbits), forms.prompts(spec.get("set", "seen"))
+    everything = [row for split in splits for row in orbits[split].values()]
     asked = ask(model, [[row[j] for row in everything] for j in range(len(prompts))], cache, dtype=dtype,
                 packaged=packaged, score=spec.get("score", "sum"), chat=spec.get("chat", False), workers=workers)
     found = np.stack(asked, 1)  # (N, M, C)
     loaded, start, predictions = load(model, dtype, packaged), 0, {}
     for split in splits:
-        rows = task[split].select(kept[split])
+        rows = task[split].select(list(orbits[split]))
         p = found[start:start + len(rows)]
         start += len(rows)
-        both = [(x, *row) for x, row in zip(inputs_of(rows), orbits[split])]
+        both = [(x, *row) for x, row in zip(inputs_of(rows), orbits[split].values())]
         p = np.take_along_axis(p, option_columns(both, p.shape[-1])[:, 1:], -1)
         given = {ours: rows[theirs][:] for ours, theirs in (("labels", "label"), ("label_dist", "label_dist"),
                                                             ("ids", "id")) if theirs in rows.column_names}
         facts = {"task": PREFIX + name, "model": loaded.name, "training": loaded.name, "split": split,
                  "dtype": loaded.dtype, "k": len(prompts) - 1,
-                 "perturbation": f"formulations of {forms.kind}" + " + option order" * bool(kernel),
+                 "perturbation": f"formulations of {forms.kind}" + " + option order" * bool(spec.get("reorder")),
                  "left_out": len(task[split]) - len(rows),
                  **({"truth": "exact"} if task.p_star else {}), **({"origin": loaded.origin} if loaded.origin else {})}
         predictions[split] = [
@@ -149,12 +134,23 @@ def zero_shot(name: str, spec: Mapping, model: str, cache: Path, *, dtype: str |
     return predictions
 
 
-def _orbit(forms, x, spec, kernel, seed):
-    """The ways to ask x; None for one that holds words of a formulation."""
-    try:
-        return forms.orbits([x], spec.get("set", "seen"), kernel, seed)[0]
-    except ValueError:
-        return None
+def ways_to_ask(name: str, spec: Mapping, seed: int = 0
+                ) -> tuple[Task, Formulations, dict[str, dict[int, list[Input]]]]:
+    """(task, its formulations, {"calibration", "test": {row of the split: its input asked through each of them}}).
+
+    spec, and what is left out : of `zero_shot`. Raises NotAvailableError for data that no place has.
+    """
+    task = load_task(spec.get("task", name), {"train": 0, "validation": 0, **spec["sizes"]})
+    forms, kernel = formulations(spec["kind"], task.label_names), OPTION_ORDER if spec.get("reorder") else None
+
+    def ways(x):
+        try:
+            return forms.orbits([x], spec.get("set", "seen"), kernel, seed)[0]
+        except ValueError:  # it holds words of a formulation
+            return None
+
+    return task, forms, {split: {i: row for i, x in enumerate(inputs_of(task[split])) if (row := ways(x))}
+                         for split in ("calibration", "test")}
 
 
 def save(found: Mapping[tuple[str, str], Mapping[str, Sequence[Predictions]]], folder: Path) -> None:
@@ -301,3 +297,50 @@ def own_questions(model: str, cache: Path, k: int, *, dtype: str | None = None, 
     texts = [[row[j] for j in two] for row, two in zip(clarifications(data), likeliest)]
     edits = np.array([edit_size(*row) for row in zip(data["text"], texts, pair.weights)])
     return OwnAnswers(every, pair, ambiguous, edits)
+
+
+# --- open questions ---
+
+def open_questions(sets: Mapping[str, Dataset], questions: Mapping, cache: Path, workers: int = 1
+                   ) -> dict[str, list[tuple[Predictions, np.ndarray, dict[str, np.ndarray]]]]:
+    """What a language model answers in its own words: for each set one triple per seed.
+
+    sets : rows of `recorded.OPEN_QUESTIONS`. questions : as a profile writes it: `model`; `template`, `max_new_tokens`
+    and `batch_size` of GenerativeLM; `k` rewordings, by the kernels `perturbation` where a set brings none of its own;
+    `samples` at each wording; `seeds`.
+    A triple: Predictions over the meanings of the answers, on the question, its rewordings and its clarifications;
+    (N,) whether the answer without sampling is wrong; {score: (N,)}, GENERATION_SCORES of the answers to x alone, in
+    which two answers mean the same as `recorded.SameAnswer` says, and are as similar as ROUGE-L.
+    """
+    jobs = [(data, questions, seed, cache) for data in sets.values() for seed in questions["seeds"]]
+    found = iter(in_processes(_answer_freely, jobs, workers, f"ask {Path(questions['model']).name}"))
+    return {name: [next(found) for _ in questions["seeds"]] for name in sets}
+
+
+def _answer_freely(data, questions, seed, cache):
+    which = (questions["model"], None, False)
+    loaded, k, texts, readings = load(*which), questions["k"], list(data["text"]), clarifications(data)
+    if "paraphrases" in data.column_names:
+        reworded = data["paraphrases"]
+    else:
+        reworded = variants(texts, mixture(*(KERNELS[name] for name in questions["perturbation"])), k, seed)
+    orbits = {x: [*row[:k], *clarified] for x, row, clarified in zip(texts, reworded, readings)}
+    lm = GenerativeLM(loaded.model, loaded.tokenizer, name=loaded.name, cache=_folder(cache, which),
+                      **{name: questions[name] for name in ("template", "max_new_tokens", "batch_size")})
+    listed = _Listed("rewordings and clarifications", lambda x, rng: orbits[x])
+    facts = {"dtype": loaded.dtype, **({"origin": loaded.origin} if loaded.origin else {})}
+    answers = lm.generate(texts, listed, k, questions["samples"], verbalised=True, internals=True, seed=seed,
+                          ids=data["id"], meta=facts)
+    accepted = [[form for forms in row for form in forms] for row in data["answers"]]
+    meanings = meaning_clusters(answers, recorded.SameAnswer(data), accepted)
+    p, z = answers.predictions(meanings), len(readings[0])
+    p = replace(p, perturbed=p.perturbed[:, :-z], clarified=p.perturbed[:, -z:], weights=np.array(data["weights"]))
+    read = {"clusters": meanings, "similarities": similarities(answers), "relevance": relevance(answers)}
+    return p, meanings.is_error, {name: generation_score(answers, name, **read) for name in GENERATION_SCORES}
+
+
+class _Listed(Perturbation):
+    """Variants that are given: all of them, in their order."""
+
+    def sample(self, example, k, rng):
+        return self.rewrite(example, rng)

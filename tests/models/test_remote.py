@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import itertools
 import json
+import os
 import random
 import signal
 import socket
@@ -24,9 +25,11 @@ import pytest
 from scipy.stats import chisquare
 
 import sua
+from sua.models.choice import ChoiceLM
 from sua.models.letters import letter_prompt, named_option, read_answers, read_logprobs
-from sua.models.remote import RemoteError, RemoteLM
+from sua.models.remote import TEMPLATE, RemoteError, RemoteLM
 from sua.models.verbalised import confidence_prompt
+from sua.paths import NotAvailableError
 from sua.perturb import KERNELS, OPTION_ORDER, on_first, variants
 from sua.predictions import Model
 
@@ -521,6 +524,58 @@ def test_frequencies_from_transformers_serve_are_the_models_probabilities(tiny_c
     assert np.ptp(probs, axis=0).max() > 0.1
     with pytest.raises(RemoteError, match="status 400.*Server is pinned"):
         RemoteLM(url, "another", retries=0).sample(["what"], 1)
+
+
+def listing(model, tokenizer):
+    """A server's script: the likeliest first tokens of the model's reply, as vLLM, llama.cpp and Ollama list them."""
+    import torch
+
+    def script(request, attempt):
+        turn = tokenizer.apply_chat_template(request["messages"], add_generation_prompt=True, return_tensors="pt",
+                                             return_dict=True)
+        with torch.inference_mode():
+            p = model(**turn).logits[0, -1].double().softmax(-1)
+        top = p.topk(min(request["top_logprobs"], len(p)))
+        return completion(top=dict(zip(map(tokenizer.decode, top.indices[:, None].tolist()), top.values.tolist())))
+
+    return script
+
+
+def assert_log_probabilities_agree(model, tokenizer, rows, folder):
+    """What a server of these weights lists is what they say in this process; returns both (N, C) probabilities."""
+    local = ChoiceLM(model, tokenizer, score="letter", template=TEMPLATE, chat=True)
+    with Server(listing(model, tokenizer)) as server:
+        remote = RemoteLM(server.url, "m", cache=folder).predict_proba(rows)
+    answers = [json.loads(file.read_bytes()) for file in folder.glob("*.json")]
+    listed = {prompt_of(answer["request"]): dict(answer["answer"]["top"]) for answer in answers}
+    for row, said in zip(rows, local.outputs(rows)["logits"]):
+        top = listed[letter_prompt(row[0], row[1:])]
+        found = {letter: top[letter] for letter in "ABCD"[:len(row) - 1] if letter in top}
+        assert len(found) > 1
+        told = dict(zip("ABCD", said))
+        np.testing.assert_allclose([found[letter] - max(found.values()) for letter in found],
+                                   [told[letter] - max(told[name] for name in found) for letter in found], atol=1e-3)
+    return remote, local.predict_proba(rows)
+
+
+def test_log_probabilities_of_a_server_are_the_local_ones(tiny_chat, tmp_path):
+    model, tokenizer, *_ = tiny_chat
+    rows = [("what is film", "people", "the people"), ("what is the people", "sea", "the sea", "film", "is")]
+    served, local = assert_log_probabilities_agree(model, tokenizer, rows, tmp_path)
+    np.testing.assert_allclose(served, local, atol=1e-5)  # every letter is one token of this vocabulary
+
+
+@pytest.mark.skipif(not os.environ.get("SUA_SLOW"), reason="needs SmolLM2-135M-Instruct, 93 MB to fetch: SUA_SLOW=1")
+def test_log_probabilities_of_a_pretrained_model_are_the_local_ones(tmp_path):
+    try:
+        lm = sua.load_model("HuggingFaceTB/SmolLM2-135M-Instruct", causal=True, dtype="float32")
+    except NotAvailableError as error:
+        pytest.skip(f"no place has the model: {error}")
+    rows = [("What floats on water?", "iron", "cork", "granite", "gold"), ("Which is larger?", "the Sun", "the Moon"),
+            ("What do bees make?", "honey", "milk", "silk")]
+    served, local = assert_log_probabilities_agree(lm.model, lm.tokenizer, rows, tmp_path)
+    # the server's letters count in every spelling, " A" and "a" beside "A"
+    assert (served.argmax(-1) == local.argmax(-1)).all()
 
 
 # --- confidence in words ---

@@ -1,15 +1,13 @@
-"""The matched comparison against loops over pairs, and what a language model is asked."""
+"""The matched comparison against loops over pairs, and the probe for ambiguity."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sua import GenerativeLM, Predictions, metrics, recorded
+from sua import Predictions, metrics
 from sua.metrics import SingleClassError
-from sua.models.tiny import tiny_llama
 from sua.scores import fits
 from sua.study import collapse
-from sua.tasks import clarifications
 
 
 def by_pairs(target, score, group, counts):
@@ -64,30 +62,6 @@ def test_edit_size_is_the_weighted_share_of_changed_characters():
     assert collapse.edit_size("abcd", ["abcd", ""], [1, 0]) == 0  # readings that fill up the row have no weight
     pair = collapse.edit_size(("ab", "cd"), [("ab", "xy")], [1.0])
     assert pair == pytest.approx(1 - 2 * 3 / 10)  # "ab " of five characters each is kept
-
-
-class Overheard:
-    """A language model that notes which variants it is asked."""
-
-    def __init__(self, lm):
-        self.lm = lm
-
-    def generate(self, texts, kernel, k, m, **options):
-        self.asked = [kernel.sample(x, k, None) for x in texts]
-        return self.lm.generate(texts, kernel, k, m, **options)
-
-
-def test_ask_tells_rewordings_from_clarifications():
-    data = recorded.own_questions(3)
-    local = tiny_llama(list(data["text"]))
-    lm = Overheard(GenerativeLM(local.model, local.tokenizer, max_new_tokens=3))
-    p, wrong, more = collapse.ask(lm, data, {"samples": 4}, 2, seed=0)
-    readings = clarifications(data)
-    assert lm.asked == [[*row[:2], *clarified] for row, clarified in zip(data["paraphrases"], readings)]
-    meanings = p.probs.shape[1]
-    assert p.perturbed.shape == (3, 2, meanings) and p.clarified.shape == (3, len(readings[0]), meanings)
-    np.testing.assert_allclose(p.weights, data["weights"])
-    assert wrong.shape == more["semantic_entropy"].shape == (3,)
 
 
 def test_a_probe_for_ambiguity_is_judged_on_inputs_that_it_was_not_fitted_on():

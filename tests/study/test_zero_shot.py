@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from sua import Predictions, load_task, recorded
+from sua import GENERATION_SCORES, GenerativeLM, Predictions, load_task, recorded
 from sua.models import choice
 from sua.paths import NotAvailableError
 from sua.perturb import formulations
 from sua.study import zero_shot
 from sua.study.report import Stage
+from sua.tasks import clarifications
 
 TOPIC = {"kind": "topic", "sizes": {"calibration": 5, "test": 7}}
 
@@ -166,3 +167,44 @@ def test_the_reading_of_one_question():
     steady = Predictions(probs=[[0.6, 0.4]], perturbed=[[[0.6, 0.4], [0.6, 0.4]]])
     said = zero_shot.tell(steady, ["yes", "no"])
     assert "under 3 of 3" in said and "SUA <= 0" in said and "instead" not in said
+
+
+OPEN = {"model": "tiny_llama", "template": "{question}", "perturbation": ["typos"], "k": 2, "samples": 4,
+        "seeds": [0, 1], "max_new_tokens": 3, "batch_size": 64}
+
+
+def test_open_answers_tell_rewordings_from_clarifications(tmp_path, monkeypatch):
+    """Our own questions bring paraphrases along, whose first k are asked; then the readings, and nothing else."""
+    generate, asked = GenerativeLM.generate, []
+
+    def overheard(self, texts, kernel, *rest, **options):
+        asked.append([kernel.sample(x, 1, None) for x in texts])
+        return generate(self, texts, kernel, *rest, **options)
+
+    monkeypatch.setattr(GenerativeLM, "generate", overheard)
+    data = recorded.own_questions(3)
+    found = zero_shot.open_questions({"own_questions": data}, OPEN, tmp_path)
+    readings = clarifications(data)
+    assert asked == 2 * [[[*row[:2], *clarified] for row, clarified in zip(data["paraphrases"], readings)]]
+    for p, wrong, more in found["own_questions"]:
+        meanings = p.probs.shape[1]
+        assert p.perturbed.shape == (3, 2, meanings) and p.clarified.shape == (3, len(readings[0]), meanings)
+        np.testing.assert_allclose(p.weights, data["weights"])
+        assert p.meta["model"] == "tiny_llama" and p.meta["dtype"] == "float64"
+        # an untrained model knows no answer
+        assert wrong.all() and more.keys() == GENERATION_SCORES.keys()
+        assert all(values.shape == (3,) and np.isfinite(values).all() for values in more.values())
+
+
+def test_open_answers_are_kept_and_the_same_in_two_processes(tmp_path, monkeypatch):
+    sets = {"own_questions": recorded.own_questions(3)}
+    alone = zero_shot.open_questions(sets, OPEN, tmp_path / "one")
+    both = zero_shot.open_questions(sets, OPEN, tmp_path / "two", workers=2)
+    monkeypatch.setattr(GenerativeLM, "_generate", None)
+    again = zero_shot.open_questions(sets, OPEN, tmp_path / "one")
+    assert len(list((tmp_path / "one").glob("answers-tiny_llama-float64-*/*.parquet"))) == len(OPEN["seeds"])
+    for (p, _, more), *others in zip(*(found["own_questions"] for found in (alone, both, again))):
+        for q, _, theirs in others:
+            np.testing.assert_array_equal(p.orbit, q.orbit)
+            np.testing.assert_array_equal(p.clarified, q.clarified)
+            assert all((more[name] == theirs[name]).all() for name in more)
