@@ -84,6 +84,7 @@ def tiny(tmp_path_factory):
             "notebooks/site/promises.md": (ROOT / "notebooks/site/promises.md").read_text(encoding="utf-8")}.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(content, encoding="utf-8")
+    (project / "data").symlink_to(ROOT / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         run.StageRun("01_first", "tiny").run()
@@ -142,6 +143,8 @@ def test_the_build_is_quiet_and_shows_what_was_run(tiny):
     assert "Table 1 parts · Ablations (tiny)" in pages(folder)[folder / "figures/tiny/table1_parts.html"].text
     assert "A line." in pages(folder)[folder / "figures/tiny/index.html"].text
     status = pages(folder)[folder / "status.html"].text
+    report, before = pages(folder)[folder / "report.html"], pages(folder)[folder / "report_example.html"]
+    assert "report.html" in before.links and "Yi-34B-Chat" in report.text and not report.loads
     manifest = run.read_manifest(folder.parent / "01_first")
     for shown in ("up to date", str(manifest["seconds"]), str(manifest["peak_memory_mib"]),
                   manifest["machine"]["versions"]["numpy"], manifest["machine"]["device"]):
@@ -168,6 +171,7 @@ def test_modules_have_their_pages_before_any_notebook_was_run(builder, tmp_path,
                           "notebooks/profiles/tiny.yaml": "settings: {publish: true}\n01_first: {}\n"}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "data").symlink_to(ROOT / "data")
     told = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(builder, "sphinx", lambda arguments: told.extend(arguments))
@@ -197,7 +201,7 @@ def test_every_name_of_the_pages_can_be_written_as_it_stands(tiny):
 
 def test_toy_runs_carry_a_banner(tiny):
     assert all("Toy run: the profile tiny" in page.text for file, page in pages(tiny[0]).items()
-               if file.name not in ("search.html", "genindex.html"))
+               if file.name not in ("search.html", "genindex.html", "report.html"))
 
 
 def test_code_cells_fold_and_what_was_run_does_not(tiny):

@@ -21,8 +21,8 @@ import pandas as pd
 from sphinx.cmd.build import main as sphinx
 
 import sua
-from sua import paths, sources
-from sua.study import executed, report, run
+from sua import paths, recorded, sources
+from sua.study import baselines, executed, report, run
 
 # pages of the repository as they are; never the assignments' notebooks, which hold solutions
 PAGES = {"Using it": ("notebooks/site/concepts", "notebooks/site/how_to"),
@@ -148,6 +148,21 @@ def _listed(name):
     return f"- [`sua.{name}`]({value.__module__.removeprefix('sua.')}.rst): {first}"
 
 
+def add_report(source: Path) -> list[str]:
+    """The report on a recorded language model, a file of its own, and a page that says what it is."""
+    name = "Yi-34B-Chat, template 1"
+    held, tested = baselines.split_items(recorded.llms()[name])
+    of_item = tested.meta["subject"]
+    sua.report_html(tested, source / "extra" / "report.html", calibration=held,
+                    texts=[f"a question of {of_item[item].replace('_', ' ')}" for item in tested.ids])
+    write(source / "report_example.md", "# A report on saved predictions",
+          "`sua.report_html(predictions, \"report.html\")`, or `sua score p.parquet --out report.html` from a shell, "
+          "writes one file that needs no network: what can be certified without labels, what with them, and which items "
+          f"to look at first. <a href=\"report.html\">The report on {name}</a>, one of the recorded language models, "
+          f"asked {len(tested)} questions of MMLU under three prompts, is such a file; {len(held)} more calibrate.")
+    return ["report_example"]
+
+
 def add_sources(source: Path) -> list[str]:
     """The one table of sources: what is fetched from where, at which pin, under which licence."""
     write(source / "sources.md", "# Where data and weights come from",
@@ -205,12 +220,15 @@ def main(arguments=None) -> int:
     for title, page in pages:
         groups[title].append(page)
         write(source / f"{page}.md", text(page))
+    groups["Using it"] += add_report(source)
     trees = (toctree(pages, ":hidden:", f":caption: {title}") for title, pages in groups.items() if pages)
     write(source / "index.md", text("README"), *trees)
     for page in ("index", *(page for _, page in pages)):
         keep_links_that_hold(source / f"{page}.md")
     banner = toy_banner(profile)
-    told = [f"-Dhtml_theme_options.announcement={banner}"] if banner else []
+    told = [f"-Dhtml_extra_path={source / 'extra'}"]
+    if banner:
+        told.append(f"-Dhtml_theme_options.announcement={banner}")
     failed = sphinx(["-qW", "--keep-going", *told, f"-c{Path(__file__).parent}", f"-d{source / '.doctrees'}",
                      str(source), str(site)])
     shutil.rmtree(build / "jupyter_execute", ignore_errors=True)  # the outputs' images, which the site has by now

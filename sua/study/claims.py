@@ -72,7 +72,7 @@ def _printed_and_repaired(claim: str) -> Callable[[Results], Judgement]:
 
 
 def _worst_case(results: Results) -> Judgement:
-    """C3 as a printed bound; what its repair says of the trained models over the formulations of the test inputs."""
+    """C3 as a printed bound, and what its repair says of trained models over the formulations of the test inputs."""
     verdict, evidence = _printed_and_repaired("C3")(results)
     table = results.tables.get("formulations")
     if verdict == "not tested" or table is None or table.empty:
@@ -140,8 +140,11 @@ def _training(results: Results) -> Judgement:
     verdict = "supported" if ahead.all() else "refuted" if not ahead.any() else "mixed"
     return verdict, (
         f"printed SUA-TR against {rivals['training'].nunique()} methods on {rivals['task'].nunique()} tasks (without "
-        "its own terms alone, its repair and soft labels), by 95 % intervals at equal compute: the more variants, the "
-        f"fewer inputs. {'; '.join(parts)}")
+        "its own terms alone, its repair and soft labels), by 95 % intervals over test items at equal compute: the "
+        f"more variants, the fewer inputs. {'; '.join(parts)}")
+
+
+MUST_COLLAPSE = 0.5  # share of the ambiguous inputs whose answers collapse, for C8 to be supported
 
 
 def _collapse(results: Results) -> Judgement:
@@ -160,8 +163,8 @@ def _collapse(results: Results) -> Judgement:
     real = results.mean("ambiguity_auroc_all", score="clarification_sua")
     if len(real):
         evidence += f"; the latter for ambiguous real text: {told(real)}"
-    if (rate < 0.5).any():
-        return "refuted" if (rate < 0.5).all() else "mixed", f"{evidence}: not everywhere do they collapse"
+    if (rate < MUST_COLLAPSE).any():
+        return "refuted" if (rate < MUST_COLLAPSE).all() else "mixed", f"{evidence}: not everywhere do they collapse"
     if seen["sua"].isna().any():
         return "not tested", f"{evidence}: no clear inputs to compare with"
     if (seen["sua"] >= 0.75).all():
@@ -197,9 +200,8 @@ def _regime_share(results: Results) -> Judgement:
     nli, llms = table["task"].str.contains("nli"), table["task"].map(_is_language_model)
     evidence = (f"SUA is better than entropy in {helps[large].sum()}, worse in {hurts[large].sum()} of the "
                 f"{large.sum()} cells with D at 20 % or more, better in {helps[~large].sum()} of the "
-                f"{(~large).sum()} others; on NLI better in "
-                f"{helps[nli].sum()}, worse in {hurts[nli].sum()} of {nli.sum()}; on language "
-                f"models better in {helps[llms].sum()}, worse in {hurts[llms].sum()} of {llms.sum()}")
+                f"{(~large).sum()} others; on NLI better in {helps[nli].sum()}, worse in "
+                f"{hurts[nli].sum()} of {nli.sum()}; on language models better in {helps[llms].sum()}, worse in {hurts[llms].sum()} of {llms.sum()}")
     if helps.any():
         gain, alone = table.loc[helps, "advantage"].mean(), table.loc[helps, "S over entropy"].mean()
         evidence += f"; where it is better, it gains {gain:+.3f} over entropy on average, S alone {alone:+.3f}"
@@ -239,26 +241,28 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("C5", "abstaining when SUA > tau has selective risk ≤ R + L tau + E[kappa given SUA ≤ tau]",
           "Proposition 4.8", _BOUND, _printed_and_repaired("C5")),
     Claim("C6", "SUA predicts failures better than entropy and self-consistency", "abstract, section 6",
-          "supported if the 95 % interval of the AUROC gain, each for itself, is above 0 against both, for every task "
-          "and training and every language model, recorded or asked here; refuted if below 0 in all; else mixed. Clear "
-          "and ambiguous inputs of a world are judged apart", _failure_prediction),
+          "supported if the 95 % interval of the AUROC gain over test items, each for itself, is above 0 against both, "
+          "for every task and training and every language model, recorded or asked here; refuted if below 0 in all; "
+          "else mixed. Clear and ambiguous inputs of a world are judged apart", _failure_prediction),
     Claim("C7", "SUA-TR beats the other training methods on accuracy, robust accuracy, ECE, failure AUROC and "
           "selective accuracy at 80 % coverage", "sections 5.2, 6",
-          "supported if the 95 % interval of its gain is above 0 in every comparison; refuted if in none; else mixed",
+          "supported if the 95 % interval of its gain over test items is above 0 in every comparison; refuted if in "
+          "none; else mixed",
           _training),
     Claim("C8", "ambiguity collapse exists and SUA exposes it", "section 3.5",
-          "supported if in every world and language model at least half of the ambiguous inputs collapse and SUA "
-          "separates them from clear ones of the same confidence with AUROC at least 0.75; repaired if it does so only "
-          "with clarifications as the kernel, at least 0.9, and these also tell ambiguous real text from clear, where "
-          "there is some; refuted if fewer collapse; else mixed", _collapse),
+          f"supported if in every world and language model at least {MUST_COLLAPSE:.0%} of the ambiguous inputs "
+          "collapse and SUA separates them from clear ones of the same confidence with AUROC at least 0.75; repaired "
+          "if it does so only with clarifications as the kernel, at least 0.9, and these also tell ambiguous real text "
+          "from clear, where there is some; refuted if fewer collapse; else mixed", _collapse),
     Claim("C9", "synthetic regime D: entropy .228, self-consistency .500, SUA .877", _FOLLOW_UP,
           "refuted if SUA is further than .05 from its value in regime D, or entropy not below chance; supported if "
           "moreover S alone is not better there and SUA beats entropy under the other label rules too; else mixed",
           _synthetic),
     Claim("C10", "on standard NLI entropy wins; SUA helps where regime D holds at least 20 % of the inputs", _FOLLOW_UP,
-          "supported if SUA's AUROC gain over entropy has an interval above 0 in every cell with at least 20 % of D "
-          "(medians) and in no other, nor on NLI; refuted if in none of the former, and entropy does not win on all of "
-          "NLI; else mixed. A cell is a task and training, or a language model, recorded or asked here", _regime_share),
+          "supported if SUA's AUROC gain over entropy has an interval, over test items, above 0 in every cell with at "
+          "least 20 % of D (medians) and in no other, nor on NLI; refuted if in none of the former, and entropy does "
+          "not win on all of NLI; else mixed. A cell is a task and training, or a language model, recorded or asked "
+          "here", _regime_share),
     Claim("C11", "mean S/H is .537, 1.373, .649 and 4.232 on four encoders", _FOLLOW_UP,
           "needs those encoders; whether mean S/H > 1 is a good alarm is shown", _ratio),
 )

@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import nbformat
@@ -273,7 +274,13 @@ def machine() -> dict:
                          or platform.processor(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "versions": {name: version(name) for name in RECORDED}}
+            "packages_mib": _installed_mib(), "versions": {name: version(name) for name in RECORDED}}
+
+
+@cache
+def _installed_mib():
+    """Disk that the environment's packages take, by their own lists of files."""
+    return round(sum(file.size or 0 for package in distributions() for file in package.files or ()) / 2**20)
 
 
 def _git():

@@ -1,8 +1,9 @@
-"""The experiments of "Try it yourself" in notebooks 01, 02 and 04, each as its text says, at toy size; those of 03
+"""The experiments of "Try it yourself" in notebooks 01, 02, 04 and 05, each as its text says, at toy size; those of 03
 are in test_comparison.py."""
 
 import json
 import os
+import re
 from pathlib import Path
 
 import matplotlib
@@ -12,18 +13,24 @@ import pandas as pd
 import pytest
 import yaml
 
-from sua import recorded
-from sua.study import baselines
-from sua.study.report import Stage
+import sua
+from sua import metrics, recorded, scores
+from sua.study import baselines, claims
+from sua.study.report import Stage, mean_sd, read_metrics
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMOKE = yaml.safe_load((NOTEBOOKS / "profiles/smoke.yaml").read_text(encoding="utf-8"))
 
 
+def cells_of(name, kind="code"):
+    """{id: source} of a notebook's cells."""
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == kind}
+
+
 def run_cells(name, upto, parameters, edits=()):
     """The names that a notebook's code cells define, through the cell `upto`; edits: (cell, text, its replacement)."""
-    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    code = cells_of(name)
     for cell, old, new in edits:
         assert code[cell].count(old) == 1, f"{cell} does not hold {old!r} once"
         code[cell] = code[cell].replace(old, new)
@@ -141,3 +148,55 @@ def test_another_prompt_may_be_the_input(tmp_path):
                if not np.array_equal(first["settings"][name][1].probs, other["settings"][name][1].probs)]
     assert len(changed) == len(first["settings"])  # another x in every setting
     assert list(other["aurocs"].index) == list(first["aurocs"].index) and other["aurocs"]["sua"].notna().all()
+
+
+# --- notebook 05 ---
+
+def test_the_verdict_on_collapse_hangs_on_the_language_model(monkeypatch):
+    """On the committed metrics, with the lines that the text gives."""
+    (text,) = [text for text in cells_of("05_tables", "markdown").values() if "## Try it yourself" in text]
+    easier, worlds_alone = re.findall(r"`((?:claims|frame)\S* = [^`]+)`", text)
+    space = {"claims": claims, "frame": read_metrics(NOTEBOOKS.parent / "figures/cpu/metrics.csv")}
+    monkeypatch.setattr(claims, "MUST_COLLAPSE", claims.MUST_COLLAPSE)  # put back at the end
+    (claim,) = [claim for claim in claims.CLAIMS if claim.id == "C8"]
+
+    def judged():
+        return claim.judge(claims.Results(space["frame"], pd.DataFrame(), {}))
+
+    told = "not everywhere do they collapse"
+    verdict, evidence = judged()
+    assert verdict == "mixed" and evidence.endswith(told)
+    exec(easier, space)  # noqa: S102 - the reader types it too
+    verdict, evidence = judged()
+    assert verdict == "mixed" and told not in evidence
+    exec(worlds_alone, space)  # noqa: S102
+    assert judged()[0] == "repaired"
+
+
+def test_pooled_with_drawn_labels_a_positive_lambda_looks_good():
+    """Clear inputs whose errors move and are unsure; ambiguous ones, all answered alike, surely and without moving."""
+    rng, n = np.random.default_rng(0), 300
+    wrong = np.arange(n) < n // 5
+    top = np.where(wrong, 0.6, 0.97) - 0.05 * rng.random(n)
+    moved = top - np.where(wrong, 0.3, 0.05) * rng.random(n)
+    clear = [np.stack([x, 1 - x], -1) for x in (top, moved)]
+    same = np.tile([0.999, 0.001], (n, 1))
+    p = sua.Predictions(
+        probs=np.concatenate([clear[0], same]), perturbed=np.concatenate([clear[1], same])[:, None],
+        labels=np.concatenate([wrong, rng.random(n) < 0.5]).astype(int), meta={"truth": "exact"},
+        label_dist=np.concatenate([np.eye(2)[wrong.astype(int)], np.full((n, 2), 0.5)]))
+    cell = cells_of("05_tables")["table3"]
+    kept = 'return p.subset(parts.get(f"{task} (clear)", parts[task]))'
+    assert cell.count(kept) == 1
+
+    def by_lambda(source):
+        space = {"sua": sua, "np": np, "pd": pd, "baselines": baselines, "metrics": metrics, "scores": scores, "k": 1,
+                 "mean_sd": mean_sd, "tasks": ["facts"], "test": {("facts", "erm"): [p]}}
+        exec(source, space)  # noqa: S102
+        of = {row["ablation"]: float(row["auroc (sua)"].split()[0]) for row in space["rows"]}
+        return of["score: lambda 0"], max(of[f"score: lambda {lam}"] for lam in ("0.25", "1", "4"))
+
+    plain, positive = by_lambda(cell)
+    assert plain > 0.8 and positive < plain
+    plain, positive = by_lambda(cell.replace(kept, "return p"))
+    assert positive > plain
