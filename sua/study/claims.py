@@ -201,7 +201,8 @@ def _regime_share(results: Results) -> Judgement:
     evidence = (f"SUA is better than entropy in {helps[large].sum()}, worse in {hurts[large].sum()} of the "
                 f"{large.sum()} cells with D at 20 % or more, better in {helps[~large].sum()} of the "
                 f"{(~large).sum()} others; on NLI better in {helps[nli].sum()}, worse in "
-                f"{hurts[nli].sum()} of {nli.sum()}; on language models better in {helps[llms].sum()}, worse in {hurts[llms].sum()} of {llms.sum()}")
+                f"{hurts[nli].sum()} of {nli.sum()}; on language models better in "
+                f"{helps[llms].sum()}, worse in {hurts[llms].sum()} of {llms.sum()}")
     if helps.any():
         gain, alone = table.loc[helps, "advantage"].mean(), table.loc[helps, "S over entropy"].mean()
         evidence += f"; where it is better, it gains {gain:+.3f} over entropy on average, S alone {alone:+.3f}"

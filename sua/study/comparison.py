@@ -6,7 +6,8 @@ keys (experiment, training, seed).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Callable, Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,9 @@ class Comparison:
 
     experiments : {experiment: setting}. methods : {name in OBJECTIVES: candidates}, each candidate the changes that
     `varied` takes. seeds : one training for each. k : variants per input that a trained model sees. only : {experiment:
-    methods}, where not all are trained. attacks : {experiment: kernels} that no training drew from.
+    methods}, where not all are trained. attacks : {experiment: kernels} that no training drew from. beside :
+    {experiment: sets of its own inputs} that its models are asked too. trial : share of a training's steps that a
+    candidate gets.
 
     starts : {experiment: changes} of START, whose model of the same seed is what a method starts from that needs a
     trained one. Such a method trains as long again: it has twice the compute of the others, its teacher's answers on
@@ -47,6 +50,8 @@ class Comparison:
     only: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     starts: Mapping[str, Mapping] = field(default_factory=dict)
+    beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    trial: float = 1.0
 
     def methods_of(self, experiment: str) -> list[str]:
         """The methods that are trained in an experiment: those of `only`, soft labels where the data have them."""
@@ -61,9 +66,19 @@ class Comparison:
     def candidates(self) -> dict[tuple[str, str], list[Run]]:
         """{(experiment, method): a run for each candidate}, with the first seed, looked at on validation inputs."""
         return {(experiment, method): [
-                    self._run(experiment, f"{method}~{i}", method, self.seeds[0], changes, splits=("validation",))
-                    for i, changes in enumerate(self.methods[method])]
+                    self._on_trial(self._run(experiment, f"{method}~{i}", method, self.seeds[0], changes,
+                                             splits=("validation",))) for i, changes in enumerate(self.methods[method])]
                 for experiment, method in self.pairs()}
+
+    def _on_trial(self, run):
+        """The run with `trial` of its steps; its learning rate falls to 0 over these."""
+        if self.trial == 1:
+            return run
+        training = run.setting["training"]
+        steps = math.ceil(self.trial * training["epochs"] * math.ceil(
+            len(task_of(run.setting)["train"]) / training["batch_size"]))
+        arguments = {**training.get("arguments", {}), "max_steps": steps}
+        return replace(run, setting={**run.setting, "training": {**training, "arguments": arguments}})
 
     def runs(self, chosen: Mapping[tuple[str, str], Mapping], scored: Sequence[str] = (),
              splits: Sequence[str] = ("calibration", "test"), **more) -> dict[tuple[str, str, int], Run]:
@@ -74,7 +89,7 @@ class Comparison:
         """
         return {(experiment, method, seed): self._run(
                     experiment, method, method, seed, chosen[experiment, method], full=method in scored,
-                    attacks=tuple(self.attacks.get(experiment, ())),
+                    attacks=tuple(self.attacks.get(experiment, ())), beside=tuple(self.beside.get(experiment, ())),
                     splits=tuple(splits), **more)
                 for experiment, method in self.pairs() for seed in self.seeds}
 
@@ -149,6 +164,14 @@ def parts(predictions: Predictions) -> dict[str, slice | np.ndarray]:
 def attack_accuracy(attacked: Predictions) -> float:
     """Share of items answered right on x and all attacked variants; of attacks that are items themselves, accuracy."""
     return metrics.accuracy(attacked) if attacked.perturbed is None else metrics.robust_accuracy(attacked)
+
+
+def beside_measure(name: str, p: Predictions) -> dict[str, object]:
+    """{"metric", "value"} of answers to a set of BESIDE: the accuracy; of groups without labels the share of variants
+    that are answered like x."""
+    if p.labels is not None:
+        return {"metric": f"{name}_accuracy", "value": metrics.accuracy(p)}
+    return {"metric": f"{name}_kept", "value": float((p.perturbed.argmax(-1) == p.answers[:, None]).mean())}
 
 
 def interval_table(comparison: Comparison, measures: Mapping[str, tuple[Callable, Callable]],

@@ -26,11 +26,12 @@ from typing import Callable, Mapping, Sequence
 import numpy as np
 
 from ..divergences import FLOOR
-from ..perturb import Perturbation
+from ..perturb import Perturbation, given
 from ..predict import predict
 from ..predictions import Predictions
+from ..tasks.hub import SNLI, labelled_rows
 from ..tasks.load import load_task
-from ..tasks.recorded import advglue
+from ..tasks.recorded import advglue, checklist_groups
 from ..tasks.task import Task
 from ..training.objectives import Objective
 
@@ -44,6 +45,7 @@ class Run:
     full : also keep logits, features and `dropout` stochastic passes, which the scores of a table need.
     attacks : kernels that training did not draw from, by which the test inputs are perturbed too; or ("advglue",) for
         the attacks of Adversarial GLUE on this task, which bring their own inputs.
+    beside : names in BESIDE, sets that bring their own inputs, whose answers are saved under that name.
     probe : log the entropy on ambiguous and on clear test inputs after each epoch, for a task that knows them.
     start : the run whose model training goes on from, for an objective that teaches what a model says.
     """
@@ -58,6 +60,7 @@ class Run:
     full: bool = False
     dropout: int = 0
     attacks: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     probe: bool = False
     splits: tuple[str, ...] = SPLITS
     start: Run | None = None
@@ -125,6 +128,18 @@ def trained(run: Run, cache: Path | str) -> "tuple[EncoderClassifier, list[dict]
                  probes=probes, start=start, **run.setting["training"])
 
 
+CHECKLIST_TEXTS = 300  # of some thousand groups, whose tests take turns
+
+
+def _checklist():
+    """Groups of texts that people wrote to have one label: the first of each is x, the others its variants."""
+    groups = dict(list(checklist_groups().items())[:CHECKLIST_TEXTS])
+    return {"data": list(groups), "perturbation": given(groups)}
+
+
+BESIDE = {"checklist": _checklist, "snli": lambda: {"data": labelled_rows(SNLI, "validation")[0]}}
+
+
 def execute(run: Run, folder: Path | str, cache: Path | str) -> list[dict]:
     """Train, predict on every split and save; returns the training log, each entry with the run's names."""
     classifier, log = trained(run, cache)
@@ -140,6 +155,8 @@ def execute(run: Run, folder: Path | str, cache: Path | str) -> list[dict]:
         own = run.attacks == ("advglue",)
         data, attack = (advglue(task.name), None) if own else (task["test"], kernel_of(run.setting, run.attacks))
         predict(classifier, data, attack, run.k, meta={**facts, "split": "attack"}).save(run.file(folder, "attack"))
+    for name in run.beside:
+        predict(classifier, **BESIDE[name](), k=run.k, meta={**facts, "split": name}).save(run.file(folder, name))
     return [{"experiment": run.experiment, "training": run.training, "seed": run.seed, **entry} for entry in log]
 
 

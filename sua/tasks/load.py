@@ -16,8 +16,9 @@ from .task import SPLITS, Task
 
 def load_task(name: str | HubTask, sizes: Mapping[str, int] | None = None, seed: int = 0, **world: object) -> Task:
     """A task by name: a generated world ("topic", "nli", "facts"), a registered set ("sst2", "ag_news", "openbookqa",
-    "arc_easy", "commonsense_qa", "boolq"), "chaosnli" (training rows of SNLI and MultiNLI, held-out rows with 100 human
-    votes each), "bbq" (with `ambiguous`: whether the context leaves the question open), or any HubTask.
+    "arc_easy", "commonsense_qa", "boolq"), "chaosnli" (training and validation rows of SNLI and, as far as there are so
+    many, as many of MultiNLI; held-out rows with 100 human votes each), "bbq" (with `ambiguous`: whether the context
+    leaves the question open), or any HubTask.
 
     sizes : how many rows each split gets, default 1000 for train and test, 500 for calibration, 200 for validation; a
     split of 0 rows is left out, and training rows that no split takes are not read. A seeded draw decides which and in
@@ -107,16 +108,18 @@ def _next_rows(spec, split, size, place, rows, order):
 
 
 def _chaosnli(sizes, seed):
-    """Half of the training rows from SNLI, half from MultiNLI; calibration and test rows are people's votes."""
+    """Half of the training and validation rows from MultiNLI, or what it has, the others from SNLI; fewer training rows
+    are among more of them. Calibration and test rows are people's votes."""
     rng = np.random.default_rng(seed)
-    splits, origins = DatasetDict(), {}
-    for split in ("train", "validation"):
-        parts = []
-        for spec, size in zip((SNLI, MULTI_NLI), (sizes[split] - sizes[split] // 2, sizes[split] // 2)):
-            rows, origin = labelled_rows(spec, "train" if split == "train" else spec.held_out[0])
-            origins[spec.hub_id] = origin
-            parts.append(_draw(rows, size, rng, f"{spec.hub_id}: {split}"))
-        splits[split] = concatenate_datasets(parts)
+    splits, origins, pool = DatasetDict(), {}, {}
+    for spec in (SNLI, MULTI_NLI):
+        rows, origins[spec.hub_id] = labelled_rows(spec, "train")
+        pool[spec] = rows, list(rng.permutation(len(rows)))
+    for split in ("validation", "train"):
+        of_multi = min(sizes[split] // 2, len(pool[MULTI_NLI][1]))
+        splits[split] = concatenate_datasets([
+            _next_rows(spec, split, size, "train", *pool[spec])
+            for spec, size in ((SNLI, sizes[split] - of_multi), (MULTI_NLI, of_multi))])
 
     votes = chaosnli()
     order = rng.permutation(len(votes))
@@ -127,7 +130,8 @@ def _chaosnli(sizes, seed):
     for split in ("train", "validation"):  # one set is not to stand before the other
         splits[split] = splits[split].select(rng.permutation(sizes[split]))
     source = {**next(iter(origins.values())), "sets": origins, "splits": "drawn anew, not the official ones"}
-    paths.tell_runner("notes", f"chaosnli: trained on SNLI and MultiNLI, tested on ChaosNLI; rows {sizes}")
+    paths.tell_runner("notes", f"chaosnli: trained on SNLI and MultiNLI, tested on ChaosNLI; rows {sizes}, of MultiNLI "
+                      f"{of_multi} to train on")
     return Task("chaosnli", splits, SNLI.label_names, source=source)
 
 

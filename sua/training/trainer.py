@@ -194,6 +194,8 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     folder = Path(cache) / f"{task.name}-{Path(model).name}-{objective.name}-seed{seed}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
     paths.tell_runner("notes", f"{classifier.name} trains and answers in {classifier.dtype}")
+    paths.tell_runner("notes", f"{folder.name}: {len(task['train'])} training rows, {args.max_steps} steps of {items} "
+                      "items")
     with _one_training(folder, args):
         if _finished(folder) is None:
             log = fit(folder / "checkpoints")

@@ -15,8 +15,9 @@ from scipy import stats
 import sua
 from sua import OBJECTIVES, Predictions, metrics
 from sua.study import comparison as room
-from sua.study.comparison import (Comparison, attack_accuracy, differences, for_new_training, interval_table,
-                                  new_training_table, parts, plot_curves, preservation, selection_table, standings)
+from sua.study.comparison import (Comparison, attack_accuracy, beside_measure, differences, for_new_training,
+                                  interval_table, new_training_table, parts, plot_curves, preservation, selection_table,
+                                  standings)
 from sua.study.experiment import Run, execute, task_of
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,22 @@ def test_candidates_are_runs_of_the_first_seed_on_validation():
     assert candidates["a", "erm"] == [
         Run("a", with_rate(0.002), "erm~0", OBJECTIVES["erm"], 3, 2, splits=("validation",)),
         Run("a", with_rate(0.001), "erm~1", OBJECTIVES["erm"], 3, 2, splits=("validation",))]
+
+
+def test_a_candidate_on_trial_gets_its_share_of_the_steps_and_a_training_all_of_them():
+    setting = {**SETTING, "training": {**SETTING["training"], "epochs": 3, "arguments": {"bf16": False}}}
+    comparison = Comparison({"a": setting}, {"erm": [{}]}, [3], 2, trial=0.25)
+    (candidate,) = comparison.candidates()["a", "erm"]  # of 3 epochs of 3 steps of 8 items
+    assert candidate.setting["training"]["arguments"] == {"bf16": False, "max_steps": 3}
+    (run,) = comparison.runs({("a", "erm"): {}}).values()
+    assert run.setting == setting
+
+
+def test_what_is_measured_beside_the_test_split():
+    right = Predictions(probs=[[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], labels=[0, 0, 0])
+    assert beside_measure("snli", right) == {"metric": "snli_accuracy", "value": pytest.approx(2 / 3)}
+    kept = replace(right, labels=None, perturbed=[[[0.6, 0.4], [0.4, 0.6]], [[0.1, 0.9]] * 2, [[0.8, 0.2]] * 2])
+    assert beside_measure("checklist", kept) == {"metric": "checklist_kept", "value": pytest.approx(5 / 6)}
 
 
 def test_soft_labels_need_distributions(monkeypatch):

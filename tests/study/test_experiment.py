@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss
@@ -12,7 +13,7 @@ from sua.models.tiny import tiny_llama
 from sua.perturb import variants
 from sua.study.experiment import Run, execute_all, orbit_log_loss, saved, select, trained, varied
 from sua.tasks import inputs
-from sua.tasks.recorded import advglue
+from sua.tasks.recorded import advglue, checklist_groups
 
 SIZES = {"train": 48, "validation": 20, "calibration": 16, "test": 24}
 SETTING = {"task": {"name": "topic", "sizes": SIZES}, "model": "tiny",
@@ -50,6 +51,34 @@ def test_the_attacks_of_adversarial_glue_bring_their_own_inputs(mirror, tmp_path
     assert attack.perturbed is None and list(attack.labels) == list(rows["label"])
     model = trained(run, tmp_path / "models")[0]
     np.testing.assert_allclose(attack.probs, model.predict_proba(inputs(rows)), atol=1e-6)
+
+
+def test_sets_beside_the_task_bring_their_own_inputs_and_variants(mirror, tmp_path):
+    setting = {**SETTING, "task": {"name": "sst2", "sizes": SIZES}, "perturbation": ["typos"]}
+    run = replace(RUN, setting=setting, beside=("checklist",), splits=())
+    execute_all([run], tmp_path, tmp_path / "models")
+    beside, groups = Predictions.load(run.file(tmp_path, "checklist")), checklist_groups()
+    texts = list(groups)[:len(beside)]
+    assert len(beside) == 300 and beside.labels is None and beside.perturbed.shape[1] == 2
+    classifier, _ = trained(run, tmp_path / "models")
+    np.testing.assert_allclose(beside.probs, classifier.predict_proba(texts), atol=1e-6)
+    of_group = classifier.predict_proba(groups[texts[0]])
+    assert all(np.abs(of_group - row).max(-1).min() < 1e-6 for row in beside.perturbed[0])
+    pairs = {**SETTING, "task": {"name": "chaosnli", "sizes": SIZES}, "perturbation": ["typos"]}
+    run = replace(RUN, setting=pairs, objective=OBJECTIVES["erm"], beside=("snli",), splits=())
+    execute_all([run], tmp_path, tmp_path / "models")
+    snli = Predictions.load(run.file(tmp_path, "snli"))
+    table = pq.read_table(mirror / "datasets/stanfordnlp/snli/plain_text/validation.parquet")
+    assert snli.labels.tolist() == table["label"].to_pylist()
+    rows = list(zip(table["premise"].to_pylist(), table["hypothesis"].to_pylist()))
+    np.testing.assert_allclose(snli.probs, trained(run, tmp_path / "models")[0].predict_proba(rows), atol=1e-6)
+
+
+def test_the_runner_is_told_how_many_rows_a_model_saw(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUA_STAGE_DIR", str(tmp_path))
+    trained(RUN, tmp_path / "models")  # 48 rows, two epochs of three steps of 16 items
+    (folder,) = (tmp_path / "models").iterdir()
+    assert f"{folder.name}: 48 training rows, 6 steps of 16 items" in (tmp_path / ".notes").read_text().splitlines()
 
 
 def test_two_processes_make_the_files_that_one_makes(tmp_path):
