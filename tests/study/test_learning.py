@@ -107,7 +107,8 @@ def test_the_sentence_and_the_figure_say_what_is_in_the_table():
                           ["a", 2000, "sua_tr", 0.7, 0.1, -0.1, 0.1]], columns=columns)
     assert told_curve(table) == (
         "a: with 10 rows erm is the most robust (0.400), with 2,000 sua_tr (0.700); the share of inputs with a "
-        "positive SUA goes from 30.0% to 5.0%, and SUA ranks errors better than the entropy in 1 and worse in 1 of 4 cells.")
+        "positive SUA goes from 30.0% to 5.0%, and SUA ranks errors better than the entropy in 1 and worse in 1 of 4 "
+        "cells.")
     table = table.assign(accuracy=0.5, **{"sua less entropy": 0.0})
     figure, axes = plt.subplots(1, len(PANELS))
     plot_curve(axes, table, "a")

@@ -66,5 +66,5 @@ def test_where_rules_answer_nothing_is_read_from_the_tables(tmp_path, monkeypatc
     (tmp_path / "figures/p/table6.csv").write_text("setting,accuracy,answered\nx,0.3,0.0\ny,0.52,0.0\nz,0.8,0.4\n")
     assert pages.render_page("<!-- begin silent p -->\nold\n<!-- end -->") == (
         "<!-- begin silent p -->\nAt a risk of 10%, delta 0.1, the rule by `msp` answers nothing for 2 of 3 trainings "
-        "of the profile p and for 2 of 3 settings of language models (accuracies 0.30 to 0.52); none of 2 scores answers "
-        "anything for a/erm.\n<!-- end -->")
+        "of the profile p and for 2 of 3 settings of language models (accuracies 0.30 to 0.52); none of 2 scores "
+        "answers anything for a/erm.\n<!-- end -->")
