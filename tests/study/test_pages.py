@@ -2,6 +2,7 @@
 
 import json
 
+from sua.sources import LLAMA_PROMPTS
 from sua.study import pages
 
 
@@ -36,10 +37,34 @@ def test_times_are_those_of_runs_that_found_nothing_kept(tmp_path, monkeypatch):
 def test_readme_says_what_a_run_took(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "figures" / "p").mkdir(parents=True)
-    machine = {"processor": "Some CPU", "device": "cpu"}
+    (tmp_path / "notebooks/profiles").mkdir(parents=True)
+    (tmp_path / "notebooks/profiles/p.yaml").write_text("02_b: {recorded: [prompted_llama]}\n")
+    (archive,) = LLAMA_PROMPTS.files.values()
+    machine = {"processor": "Some CPU", "device": "cpu", "packages_mib": 1536}
     stages = {"01_a": {"seconds": 61.0, "uncached": True, "peak_memory_mib": 512, "machine": machine},
               "02_b": {"seconds": 60.0, "uncached": True, "peak_memory_mib": 2048, "machine": machine}}
-    (tmp_path / "figures/p/MANIFEST.json").write_text(json.dumps({"profile": "p", "stages": stages}))
-    filled = pages.render_page("<!-- begin figures/p/MANIFEST.json -->\n<!-- end -->\n").splitlines()[1]
-    assert filled == ("The committed results of profile `p` took 3 minutes, one stage at a time, and 2.0 GiB of memory "
-                      "on: Some CPU.")
+
+    def shown():
+        (tmp_path / "figures/p/MANIFEST.json").write_text(json.dumps({"profile": "p", "stages": stages}))
+        return pages.render_page("<!-- begin figures/p/MANIFEST.json -->\n<!-- end -->\n").splitlines()[1]
+
+    fetched = f"{archive.bytes / 2**20:.0f} MiB of downloads on: Some CPU."
+    assert shown() == ("The committed results of profile `p` took 3 minutes, one stage at a time, 2.0 GiB of memory, 1.5 GiB "
+                       f"of disk for the packages and {fetched}")
+    stages["01_a"]["uncached"] = False
+    del machine["packages_mib"]  # of a run that did not tell
+    assert shown() == f"The committed results of profile `p` took 2.0 GiB of memory and {fetched}"
+
+
+def test_where_rules_answer_nothing_is_read_from_the_tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures/p").mkdir(parents=True)
+    (tmp_path / "figures/p/table4_coverage.csv").write_text(
+        'score,"a / erm, risk 0.1, delta 0.1","a / erm, risk 0.05, delta 0.1","b / erm, risk 0.1, delta 0.1",'
+        '"b / sua_tr, risk 0.1, delta 0.1"\nmsp,0.000 ± 0.000,0.000 ± 0.000,0.000 ± 0.000,0.500 ± 0.100\n'
+        'entropy,0.000 ± 0.000,0.000 ± 0.000,0.002 ± 0.003,\n', encoding="utf-8")
+    (tmp_path / "figures/p/table6.csv").write_text("setting,accuracy,answered\nx,0.3,0.0\ny,0.52,0.0\nz,0.8,0.4\n")
+    assert pages.render_page("<!-- begin silent p -->\nold\n<!-- end -->") == (
+        "<!-- begin silent p -->\nAt a risk of 10%, delta 0.1, the rule by `msp` answers nothing for 2 of 3 trainings of the "
+        "profile p and for 2 of 3 settings of language models (accuracies 0.30 to 0.52); none of 2 scores answers "
+        "anything for a/erm.\n<!-- end -->")
