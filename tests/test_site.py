@@ -284,10 +284,10 @@ class Browser:
     def resize(self, width):
         self.do("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600)
 
-    def open(self, file):
+    def open(self, file, query=""):
         """Load the page to its end, with its maths; the errors that it reports."""
         self.events.clear()
-        self.do("Page.navigate", url=file.as_uri())
+        self.do("Page.navigate", url=file.as_uri() + query)
         self.evaluate("new Promise(done => document.readyState == 'complete' ? done() : addEventListener('load', done))"
                       ".then(() => window.MathJax && MathJax.startup.promise).then(() => 0)")
         is_error = {"Runtime.exceptionThrown": lambda event: True, "Network.loadingFailed": lambda event: True,
@@ -335,6 +335,18 @@ def test_a_browser_shows_every_page_on_a_desk_and_on_a_phone(site, browser):
             browser.resize(width)
             page, window, out = browser.evaluate(LAYOUT)
             assert page <= window and not out, (file, width, out)
+
+
+def test_the_search_finds_pages_without_a_network(tiny, browser):
+    assert browser.open(tiny[0] / "search.html", "?q=Shannon") == []
+    found = browser.evaluate("""new Promise(done => {
+        const look = setInterval(() => {
+            const links = [...document.querySelectorAll('#search-results li a')].map(link => link.getAttribute('href'));
+            if (links.length) { clearInterval(look); done(links); }
+        }, 50);
+        setTimeout(() => done([]), 20000);
+    })""")
+    assert any(link.startswith("api/divergences.html") for link in found), found
 
 
 def test_the_browser_test_can_fail(browser, tmp_path):
