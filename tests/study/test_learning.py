@@ -42,37 +42,38 @@ def test_a_curve_asks_for_what_the_comparison_has(change, message):
 
 
 def test_real_training_rows_and_test_items_are_among_those_of_the_comparison(mirror):
-    for name, sizes in (("sst2", SIZES), ("chaosnli", SIZES)):
-        comparison = Comparison({name: {**SETTING, "task": {"name": name, "sizes": sizes}}}, {"erm": [{}]}, [0], 2)
+    for name in ("sst2", "chaosnli"):
+        setting = {**SETTING, "task": {"name": name, "sizes": SIZES}}
         curve = {"experiments": [name], "methods": ["erm"], "rows": {6: 1}, "test": 10}
-        (run,) = curve_runs(comparison, {(name, "erm"): {}}, curve).values()
-        few, full = task_of(run.setting), task_of(comparison.experiments[name])
+        (run,) = curve_runs(Comparison({name: setting}, {"erm": [{}]}, [0], 2), {(name, "erm"): {}}, curve).values()
+        few, full = task_of(run.setting), task_of(setting)
         assert set(few["train"]["text"]) <= set(full["train"]["text"]) and len(few["train"]) == 6
         assert few["test"].to_dict() == full["test"].select(range(10)).to_dict()
         assert few["calibration"].to_dict() == full["calibration"].to_dict()
 
 
 def test_the_models_of_all_rows_stand_beside_them_on_the_same_items(tmp_path):
-    fewer, full = curve_runs(COMPARISON, CHOSEN, CURVE), COMPARISON.runs(CHOSEN)
+    comparison, curve = replace(COMPARISON, methods={"erm": [{}]}), {**CURVE, "methods": ["erm"], "rows": {12: 1}}
+    fewer, full = curve_runs(comparison, {("a", "erm"): {}}, curve), comparison.runs({("a", "erm"): {}})
     execute_all([*fewer.values(), *full.values()], tmp_path, tmp_path / "models")
-    cells = with_all_rows(saved(fewer, tmp_path, "test"), saved(full, tmp_path, "test"), COMPARISON, CURVE)
-    assert list(cells) == [("a", rows, method) for rows in (6, 12, 24) for method in CURVE["methods"]]
+    cells = with_all_rows(saved(fewer, tmp_path, "test"), saved(full, tmp_path, "test"), comparison, curve)
+    assert list(cells) == [("a", 12, "erm"), ("a", 24, "erm")]
     assert all(len(p) == 10 and len(runs) == 2 for runs in cells.values() for p in runs)
     whole = Predictions.load(full["a", "erm", 4].file(tmp_path, "test"))
     np.testing.assert_array_equal(cells["a", 24, "erm"][1].probs, whole.probs[:10])
 
 
-def simulated(seed, sharpness, n=200):
+def simulated(name, seed, sharpness, n=200):
     """Three classes whose logits know the label the better the larger `sharpness`, under four random moves."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(3, size=n)
     logits = rng.normal(size=(n, 1, 3)) + sharpness * np.eye(3)[labels][:, None] + rng.normal(size=(n, 5, 3)) / 2
     orbit = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    return Predictions(probs=orbit[:, 0], perturbed=orbit[:, 1:], labels=labels)
+    return Predictions(probs=orbit[:, 0], perturbed=orbit[:, 1:], labels=labels, ids=[f"{name}-{i}" for i in range(n)])
 
 
-TESTED = {("a", rows, "erm"): [simulated(seed, np.log10(rows)) for seed in (0, 1)] for rows in (10, 100)}
-HELD = {cell: [simulated(seed + 7, np.log10(cell[1])) for seed in (0, 1)] for cell in TESTED}
+TESTED = {("a", rows, "erm"): [simulated("test", seed, np.log10(rows)) for seed in (0, 1)] for rows in (10, 100)}
+HELD = {cell: [simulated("held", seed + 7, np.log10(cell[1])) for seed in (0, 1)] for cell in TESTED}
 
 
 def test_the_table_holds_means_over_seeds_of_what_it_names():
