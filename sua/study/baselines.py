@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from .. import metrics
 from ..decide import regimes
@@ -21,6 +22,7 @@ from ..decide.probability import METHODS, calibrate, reliability
 from ..decide.removable import geometric_mean, removable_risk
 from ..decide.risk_control import compare_methods
 from ..decide.sets import answer_sets
+from ..divergences import entropy
 from ..predictions import Predictions
 from ..scores import SCORES, SIGNED_LAMBDAS, affordable, available, score, sua
 from .report import Stage, score_all
@@ -29,6 +31,7 @@ Cells = dict[tuple[str, str], list[Predictions]]
 RIVALS = ("entropy", "sensitivity", "sua", "self_consistency", "orbit_entropy", "spuq", "alarm")
 UNFITTED = ("msp", "entropy", "sensitivity", "sua", "orbit_msp", "orbit_entropy", "disagreement")
 WITH_INTERVALS = ("entropy", "self_consistency", "sensitivity", "sua", "sua_repaired")
+DOUBT = ("entropy", "sensitivity", "orbit_entropy", "sua_repaired")  # compared with people's
 RANKING = ("msp", "entropy", "orbit_entropy")  # scores that the methods of certifying are compared on
 CERTIFIED = ("error", "top_label", "class_wise", "brier", "log")  # bounds whose measured counterpart is not below them
 
@@ -77,6 +80,22 @@ def by_stratum(task: str, tested: Sequence[Predictions], values: Sequence[Mappin
         else:
             found[title] = runs
     return found
+
+
+def doubt_rows(tested: Sequence[Predictions], held: Sequence[Predictions], resamples: int, level: float = 0.95
+               ) -> list[dict]:
+    """Spearman's rank correlation of each score of DOUBT with the entropy of people's votes (label_dist), mean over
+    seeds, with a percentile interval over items: rows {"score", "rho", "low", "high"}. It reads no answer's rightness,
+    but for what `sua_repaired` was fitted on."""
+    votes, rng = entropy(tested[0].require("label_dist")), np.random.default_rng(0)
+    drawn = [slice(None), *(rng.integers(len(votes), size=len(votes)) for _ in range(resamples))]
+    of_seeds, rows = [score_all(p, c, DOUBT) for p, c in zip(tested, held)], []
+    for name in (name for name in DOUBT if all(name in values for values in of_seeds)):
+        rho = [np.mean([spearmanr(values[name][items], votes[items]).statistic for values in of_seeds])
+               for items in drawn]
+        low, high = np.percentile(rho[1:], [50 * (1 - level), 50 * (1 + level)])
+        rows.append({"score": name, "rho": rho[0], "low": low, "high": high})
+    return rows
 
 
 def repaired_row(tested: Sequence[Predictions], held: Sequence[Predictions], resamples: int) -> dict | None:

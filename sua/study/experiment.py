@@ -128,16 +128,17 @@ def trained(run: Run, cache: Path | str) -> "tuple[EncoderClassifier, list[dict]
                  probes=probes, start=start, **run.setting["training"])
 
 
-CHECKLIST_TEXTS = 300  # of some thousand groups, whose tests take turns
+CHECKLIST_TEXTS = 1000  # of more groups, whose tests take turns
 
 
 def _checklist():
-    """Groups of texts that people wrote to have one label: the first of each is x, the others its variants."""
-    groups = dict(list(checklist_groups().items())[:CHECKLIST_TEXTS])
-    return {"data": list(groups), "perturbation": given(groups)}
+    """Pairs of texts that people wrote to have one label: x, and one of the others of its group."""
+    groups = {x: others for x, row in checklist_groups().items() if (others := [text for text in row if text != x])}
+    groups = dict(list(groups.items())[:CHECKLIST_TEXTS])
+    return {"data": list(groups), "perturbation": given(groups), "k": 1}
 
 
-BESIDE = {"checklist": _checklist, "snli": lambda: {"data": labelled_rows(SNLI, "validation")[0]}}
+BESIDE = {"checklist": _checklist, "snli": lambda: {"data": labelled_rows(SNLI, "validation")[0]}}  # for `predict`
 
 
 def execute(run: Run, folder: Path | str, cache: Path | str) -> list[dict]:
@@ -156,7 +157,7 @@ def execute(run: Run, folder: Path | str, cache: Path | str) -> list[dict]:
         data, attack = (advglue(task.name), None) if own else (task["test"], kernel_of(run.setting, run.attacks))
         predict(classifier, data, attack, run.k, meta={**facts, "split": "attack"}).save(run.file(folder, "attack"))
     for name in run.beside:
-        predict(classifier, **BESIDE[name](), k=run.k, meta={**facts, "split": name}).save(run.file(folder, name))
+        predict(classifier, **BESIDE[name](), meta={**facts, "split": name}).save(run.file(folder, name))
     return [{"experiment": run.experiment, "training": run.training, "seed": run.seed, **entry} for entry in log]
 
 

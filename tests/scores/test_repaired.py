@@ -166,3 +166,5 @@ def test_it_gains_on_msp_on_average_from_few_labels_and_falls_behind_by_little()
             gains.setdefault(size, []).append(np.mean(drawn))
         assert min(gains[size]) > -falls[size] and np.mean(gains[size]) > 0.01
     assert np.mean(gains[500]) > np.mean(gains[50])
+    behind = {size: (np.array(of_settings) < -0.005).sum() for size, of_settings in gains.items()}
+    assert behind[50] > 10 and behind[500] < 4  # never worse it is at neither size

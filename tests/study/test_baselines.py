@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -54,6 +55,20 @@ def test_a_stratum_without_errors_is_left_out_and_told(capsys):
     found = baselines.by_stratum("t", [p], [{"s": np.arange(6.0)}])
     assert list(found) == ["t", "t (ambiguous)"] and found["t (ambiguous)"][0][1]["s"].tolist() == [3, 4, 5]
     assert "t (clear): n/a" in capsys.readouterr().out
+
+
+def test_doubt_is_the_rank_correlation_with_the_entropy_of_the_votes():
+    held, tested = model(300, seed=1), model(250, seed=2)
+    tested = replace(tested, label_dist=tested.probs**0.7 / (tested.probs**0.7).sum(-1, keepdims=True))
+    rows = {row["score"]: row for row in baselines.doubt_rows([tested] * 2, [held] * 2, 60)}
+    votes = pd.Series(-(tested.label_dist * np.log(tested.label_dist)).sum(-1))
+    for name, row in rows.items():
+        value = score(tested, name, **({"calibration": held} if name == "sua_repaired" else {}))
+        assert row["rho"] == pytest.approx(pd.Series(value).corr(votes, method="spearman"), abs=1e-12)
+        assert row["low"] < row["rho"] < row["high"] < row["low"] + 8 / np.sqrt(250)
+    assert list(rows) == [*baselines.DOUBT] and rows["entropy"]["rho"] > 0.95
+    same = replace(tested, label_dist=tested.probs)
+    assert list(baselines.doubt_rows([same], [held], 5)[0].values()) == ["entropy", *[pytest.approx(1)] * 3]
 
 
 def test_rows_of_a_cell_are_the_gains_over_entropy():

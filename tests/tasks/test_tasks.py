@@ -343,11 +343,9 @@ def test_human_nli_trains_on_both_sets_and_tests_on_votes(mirror):
     found = [[text in texts for text in task["train"]["text"]] for texts in premises.values()]
     assert np.sum(found, axis=1).tolist() == [16, 15]
     every = load_task("chaosnli", {**sizes, "train": 66733})  # as many of MultiNLI as the validation rows leave
-    found = [[text in texts for text in every["train"]["text"]] for texts in premises.values()]
-    assert np.sum(found, axis=1).tolist() == [59995, 6738]
-    of_rows = lambda split: set(zip(split["text"], split["text_pair"], split["label"]))
-    assert of_rows(task["train"]) <= of_rows(every["train"])
-    assert len(of_rows(every["train"]) & of_rows(every["validation"])) < 2  # SNLI has a pair twice, here and there
+    texts = every["train"]["text"][:]
+    assert [sum(text in of_set for text in texts) for of_set in premises.values()] == [59995, 6738]
+    assert set(task["train"]["text"]) <= set(texts)
     votes = np.array(task["test"]["label_dist"])
     assert np.allclose(votes.sum(1), 1) and (votes.argmax(1) == task["test"]["label"]).mean() > 0.98  # ties aside
     assert not set(task["calibration"]["id"]) & set(task["test"]["id"])
