@@ -11,6 +11,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 from .. import metrics
 from ..inputs import expect
@@ -128,3 +129,6 @@ def plot_curve(axes, table: pd.DataFrame, task: str) -> None:
         if name == "sua less entropy":
             axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", title=task, ylabel=label, xlabel="training rows (log scale)")
+        rows = sorted(set(of_task["rows"]))
+        axis.set_xticks(rows, [f"{number:,}" for number in rows])
+        axis.xaxis.set_minor_formatter(NullFormatter())
