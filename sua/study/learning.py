@@ -1,7 +1,7 @@
 """Where does a method help? A comparison repeated with fewer training rows, and what becomes of the scores on the way.
 
-A profile asks for it as {experiments: names, methods: names, rows: {training rows: epochs}, test: items}; all rows are
-those of the comparison itself, whose models are not trained again.
+A profile asks for it as {experiments: names, methods: names, rows: pairs of training rows and epochs, test: items}; all
+rows are those of the comparison itself, whose models are not trained again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 from .. import metrics
 from ..inputs import expect
@@ -32,7 +33,7 @@ def curve_runs(comparison: Comparison, chosen: Mapping[tuple[str, str], Mapping]
     test items are its first. ValueError for a method that the comparison does not train in one of the experiments.
     """
     found = {}
-    for rows, epochs in curve["rows"].items():
+    for rows, epochs in curve["rows"]:
         settings = {name: _fewer(comparison.experiments[name], rows, epochs, curve["test"])
                     for name in curve["experiments"]}
         part = replace(comparison, experiments=settings, only={}, attacks={}, beside={},
@@ -61,7 +62,7 @@ def with_all_rows(cells: Mapping[tuple[Cell, int], Predictions], full: Mapping[t
     for experiment in curve["experiments"]:
         rows = len(task_of(comparison.experiments[experiment])["train"])
         for method in curve["methods"]:
-            few = found[experiment, min(curve["rows"]), method]
+            few = found[experiment, curve["rows"][0][0], method]
             found[experiment, rows, method] = [full[experiment, method, seed].subset(slice(len(few[0])))
                                                for seed in comparison.seeds]
             assert all(np.array_equal(p.ids, few[0].ids) for p in found[experiment, rows, method])
@@ -128,3 +129,6 @@ def plot_curve(axes, table: pd.DataFrame, task: str) -> None:
         if name == "sua less entropy":
             axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", title=task, ylabel=label, xlabel="training rows (log scale)")
+        rows = sorted(set(of_task["rows"]))
+        axis.set_xticks(rows, [f"{number:,}" for number in rows])
+        axis.xaxis.set_minor_formatter(NullFormatter())

@@ -19,7 +19,7 @@ SETTING = {"task": {"name": "topic", "sizes": SIZES}, "model": "tiny", "perturba
            "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.002}}
 COMPARISON = Comparison({"a": SETTING}, {"erm": [{}], "augment": [{"k": 1}], "sua_tr": [{}]}, [3, 4], 2,
                         attacks={"a": ["rare"]})
-CURVE = {"experiments": ["a"], "methods": ["erm", "augment"], "rows": {6: 4, 12: 2}, "test": 10}
+CURVE = {"experiments": ["a"], "methods": ["erm", "augment"], "rows": [[6, 4], [12, 2]], "test": 10}
 CHOSEN = {pair: COMPARISON.methods[pair[1]][0] for pair in COMPARISON.pairs()}
 
 
@@ -36,7 +36,7 @@ def test_every_method_and_seed_runs_with_every_number_of_rows():
 
 @pytest.mark.parametrize("change, message", [
     ({"methods": ["erm", "sua_tr"]}, r"curve asks for \[\('a', 'sua_tr'\)\]"),
-    ({"rows": {24: 1}}, "curve asks for 24 training rows and 10 test items"), ({"test": 17}, "17 test items")])
+    ({"rows": [[24, 1]]}, "curve asks for 24 training rows and 10 test items"), ({"test": 17}, "17 test items")])
 def test_a_curve_asks_for_what_the_comparison_has(change, message):
     with pytest.raises(ValueError, match=message):
         curve_runs(COMPARISON, {("a", "erm"): {}, ("a", "augment"): {"k": 1}}, {**CURVE, **change})
@@ -45,7 +45,7 @@ def test_a_curve_asks_for_what_the_comparison_has(change, message):
 def test_real_training_rows_and_test_items_are_among_those_of_the_comparison(mirror):
     for name in ("sst2", "chaosnli"):
         setting = {**SETTING, "task": {"name": name, "sizes": SIZES}}
-        curve = {"experiments": [name], "methods": ["erm"], "rows": {6: 1}, "test": 10}
+        curve = {"experiments": [name], "methods": ["erm"], "rows": [[6, 1]], "test": 10}
         (run,) = curve_runs(Comparison({name: setting}, {"erm": [{}]}, [0], 2), {(name, "erm"): {}}, curve).values()
         few, full = task_of(run.setting), task_of(setting)
         assert set(few["train"]["text"]) <= set(full["train"]["text"]) and len(few["train"]) == 6
@@ -54,7 +54,7 @@ def test_real_training_rows_and_test_items_are_among_those_of_the_comparison(mir
 
 
 def test_the_models_of_all_rows_stand_beside_them_on_the_same_items(tmp_path):
-    comparison, curve = replace(COMPARISON, methods={"erm": [{}]}), {**CURVE, "methods": ["erm"], "rows": {12: 1}}
+    comparison, curve = replace(COMPARISON, methods={"erm": [{}]}), {**CURVE, "methods": ["erm"], "rows": [[12, 1]]}
     fewer, full = curve_runs(comparison, {("a", "erm"): {}}, curve), comparison.runs({("a", "erm"): {}})
     execute_all([*fewer.values(), *full.values()], tmp_path, tmp_path / "models")
     cells = with_all_rows(saved(fewer, tmp_path, "test"), saved(full, tmp_path, "test"), comparison, curve)
