@@ -49,8 +49,8 @@ def test_readme_says_what_a_run_took(tmp_path, monkeypatch):
         return pages.render_page("<!-- begin figures/p/MANIFEST.json -->\n<!-- end -->\n").splitlines()[1]
 
     fetched = f"{archive.bytes / 2**20:.0f} MiB of downloads on: Some CPU."
-    assert shown() == ("The committed results of profile `p` took 3 minutes, one stage at a time, 2.0 GiB of memory, 1.5 GiB "
-                       f"of disk for the packages and {fetched}")
+    assert shown() == ("The committed results of profile `p` took 3 minutes, one stage at a time, 2.0 GiB of memory, "
+                       f"1.5 GiB of disk for the packages and {fetched}")
     stages["01_a"]["uncached"] = False
     del machine["packages_mib"]  # of a run that did not tell
     assert shown() == f"The committed results of profile `p` took 2.0 GiB of memory and {fetched}"
@@ -65,6 +65,6 @@ def test_where_rules_answer_nothing_is_read_from_the_tables(tmp_path, monkeypatc
         'entropy,0.000 ± 0.000,0.000 ± 0.000,0.002 ± 0.003,\n', encoding="utf-8")
     (tmp_path / "figures/p/table6.csv").write_text("setting,accuracy,answered\nx,0.3,0.0\ny,0.52,0.0\nz,0.8,0.4\n")
     assert pages.render_page("<!-- begin silent p -->\nold\n<!-- end -->") == (
-        "<!-- begin silent p -->\nAt a risk of 10%, delta 0.1, the rule by `msp` answers nothing for 2 of 3 trainings of the "
-        "profile p and for 2 of 3 settings of language models (accuracies 0.30 to 0.52); none of 2 scores answers "
-        "anything for a/erm.\n<!-- end -->")
+        "<!-- begin silent p -->\nAt a risk of 10%, delta 0.1, the rule by `msp` answers nothing for 2 of 3 trainings "
+        "of the profile p and for 2 of 3 settings of language models (accuracies 0.30 to 0.52); none of 2 scores "
+        "answers anything for a/erm.\n<!-- end -->")
