@@ -253,11 +253,20 @@ def certified_rows(tested: Predictions, held: Predictions, promises: Iterable[Se
     return rows
 
 
-def method_rows(kind: str, pairs: Iterable[tuple[Predictions, Predictions]], delta: float = 0.1) -> list[dict]:
-    """`compare_methods` over RANKING of every (held, tested) pair."""
-    sets = [(score(held, name), held.is_error, score(tested, name), tested.is_error)
-            for held, tested in pairs for name in RANKING]
-    return [{"predictions": kind, "sets": len(sets), **row} for row in compare_methods(sets, delta=delta)]
+def method_rows(kind: str, pools: Iterable[Predictions], sizes: Sequence[int] = (100, 300, 500, 1000),
+                delta: float = 0.1) -> list[dict]:
+    """`compare_methods` over RANKING of every pool, for each number of calibration items drawn from it; the other items
+    judge. A size above half of the smallest pool is left out; if none is below, that half is taken."""
+    pools = list(pools)
+    values = [[(score(p, name), p.is_error) for name in RANKING] for p in pools]
+    half, rows = min(map(len, pools)) // 2, []
+    for n in [size for size in sizes if size <= half] or [half]:
+        orders = [np.random.default_rng(0).permutation(len(p)) for p in pools]
+        sets = [(s[order[:n]], wrong[order[:n]], s[order[n:]], wrong[order[n:]])
+                for order, of_pool in zip(orders, values) for s, wrong in of_pool]
+        rows += [{"predictions": kind, "calibration items": n, "sets": len(sets), **row}
+                 for row in compare_methods(sets, delta=delta)]
+    return rows
 
 
 def broken_shares(p: Predictions, name: str, risk: float, delta: float, repeats: int, size: int = 500) -> dict:

@@ -164,11 +164,16 @@ def test_certified_rows_are_rules_and_say_where_nothing_is_answered():
     assert not {"sua_repaired", "sua_signed"} & {name for name, _ in rows}
 
 
-def test_methods_are_compared_over_every_score_of_every_pair():
-    pairs = [(model(200, seed=1), model(200, seed=2)), (model(200, seed=3), model(200, seed=4))]
-    rows = baselines.method_rows("here", pairs)
+def test_methods_are_compared_over_every_score_of_every_pool_and_size():
+    pools = [model(400, seed=1), model(250, seed=2)]
+    rows = baselines.method_rows("here", pools, sizes=(50, 125, 126))
     assert {row["sets"] for row in rows} == {2 * len(baselines.RANKING)} and rows[0]["predictions"] == "here"
-    assert [row["method"].endswith("(default)") for row in rows].count(True) == 1
+    sizes = [row["calibration items"] for row in rows if row["method"].endswith("(default)")]
+    assert sizes == [50, 125]  # half of the smaller pool at most
+    few, more = (np.mean([float(row["silent"]) for row in rows if row["calibration items"] == n]) for n in sizes)
+    assert more < few  # more items certify more
+    assert {row["calibration items"] for row in baselines.method_rows("here", pools)} == {100}
+    assert {row["calibration items"] for row in baselines.method_rows("here", [model(60)])} == {30}
 
 
 def test_the_rule_keeps_a_promise_that_the_shortcut_breaks():
