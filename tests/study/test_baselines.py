@@ -12,11 +12,11 @@ from sua.study import baselines
 from sua.study.report import Stage
 
 
-def model(n=400, k=2, classes=4, seed=0, confident=1.0, **meta):
+def model(n=400, k=2, classes=4, seed=0, confident=1.0, doubt=1.0, **meta):
     """Labels drawn from a p that is raised to `confident`: calibrated at 1, too sure of itself above. The variants are
-    p, shaken."""
+    p, shaken. doubt : the smaller, the surer p is, and the more often right."""
     rng = np.random.default_rng(seed)
-    true = rng.dirichlet(np.ones(classes), n)
+    true = rng.dirichlet(np.full(classes, doubt), n)
     sure = true ** confident / (true ** confident).sum(-1, keepdims=True)
     moved = sure[:, None] * rng.uniform(0.3, 1, (n, k, classes))
     labels = (rng.random((n, 1)) > true.cumsum(-1)[:, :-1]).sum(-1)
@@ -165,14 +165,14 @@ def test_certified_rows_are_rules_and_say_where_nothing_is_answered():
 
 
 def test_methods_are_compared_over_every_score_of_every_pool_and_size():
-    pools = [model(400, seed=1), model(250, seed=2)]
-    rows = baselines.method_rows("here", pools, sizes=(50, 125, 126))
+    pools = [model(1500, seed=1, doubt=0.2), model(1000, seed=2, doubt=0.2)]
+    rows = baselines.method_rows("here", pools, sizes=(50, 500, 501))
     assert {row["sets"] for row in rows} == {2 * len(baselines.RANKING)} and rows[0]["predictions"] == "here"
     sizes = [row["calibration items"] for row in rows if row["method"].endswith("(default)")]
-    assert sizes == [50, 125]  # half of the smaller pool at most
+    assert sizes == [50, 500]  # half of the smaller pool at most
     few, more = (np.mean([float(row["silent"]) for row in rows if row["calibration items"] == n]) for n in sizes)
     assert more < few  # more items certify more
-    assert {row["calibration items"] for row in baselines.method_rows("here", pools)} == {100}
+    assert {row["calibration items"] for row in baselines.method_rows("here", [model(200)])} == {100}
     assert {row["calibration items"] for row in baselines.method_rows("here", [model(60)])} == {30}
 
 
