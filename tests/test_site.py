@@ -153,8 +153,8 @@ def test_the_build_is_quiet_and_shows_what_was_run(tiny):
     assert "Shannon entropy -sum p ln p over the last axis" in page
     modules = {".".join(file.relative_to(ROOT / "sua").with_suffix("").parts).removesuffix(".__init__")
                for file in (ROOT / "sua").rglob("*.py")} - {"__init__"}
-    pages = {file.stem for file in (folder / "api").glob("*.html")} - {"index"}
-    assert {"scores", "scores.registry"} < modules == pages
+    documented = {file.stem for file in (folder / "api").glob("*.html")} - {"index"}
+    assert {"scores", "scores.registry"} < modules == documented
 
 
 @pytest.fixture(scope="module")
