@@ -114,10 +114,14 @@ def _default_dtype(config, causal):
 
 @cache
 def fast_in_bfloat16() -> bool:
-    """Whether the processor multiplies matrices of bfloat16 faster than of float32: it has AMX or AVX-512 for it."""
+    """Whether the processor multiplies matrices of bfloat16 faster than of float32: it has AMX or AVX-512 for it, and
+    torch is not told to do without."""
+    import torch
+
     flags = Path("/proc/cpuinfo")
     listed = flags.read_text(encoding="utf-8").split() if flags.exists() else []
-    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(listed)
+    wide_vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return wide_vectors and not {"amx_bf16", "avx512_bf16"}.isdisjoint(listed)
 
 
 def _freeze(model, train_layers):

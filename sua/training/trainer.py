@@ -27,7 +27,7 @@ from .. import files, paths, scores
 from ..inputs import expect, inputs
 from ..models.common import progress, quiet, wide
 from ..models.encoder import EncoderClassifier
-from ..models.load import load_model
+from ..models.load import fast_in_bfloat16, load_model
 from ..models.tiny import tiny_encoder, tiny_llama
 from ..perturb import Perturbation, variants
 from ..tasks.task import Task
@@ -133,9 +133,10 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     fewer passes per item sees more items, and more often. None: batch_size items, over all processes, per step.
     probes : named splits whose mean entropy the log follows.
     lora : fields of peft.LoraConfig, e.g. {"r": 8}; the adapters are merged at the end. Needs the extra `lm`.
-    arguments : further transformers.TrainingArguments. {"bf16": True} trains in mixed precision, which takes about half
-    the time on GPUs and on processors with bf16 instructions. {"train_sampling_strategy": "group_by_length"} puts items
-    of like length into one batch: a few long texts among short ones no longer make every batch long.
+    arguments : further transformers.TrainingArguments. {"bf16": True} trains in mixed precision where that is fast, on
+    GPUs and on processors with bf16 instructions, in about half the time; elsewhere it is left out.
+    {"train_sampling_strategy": "group_by_length"} puts items of like length into one batch: a few long texts among
+    short ones no longer make every batch long.
     log : one dict of loss terms at each of `epochs` equally spaced points.
     start : a trained classifier of the same architecture and vocabulary, from whose weights training goes on. It is
     also the frozen teacher of an objective with that target; without it the teacher is the model as it was loaded.
@@ -151,6 +152,8 @@ def train(model: str, task: Task, objective: Objective, perturbation: Perturbati
     expect(start is not None or not objective.from_trained or model not in ("tiny", "tiny_llama"), lambda: "objective "
            f"{objective.name!r} teaches what a model says, and {model!r} starts from random weights: give a trained "
            "one as start")
+    if arguments and arguments.get("bf16") and not (torch.cuda.is_available() or fast_in_bfloat16()):
+        arguments = {**arguments, "bf16": False}
     classifier = _untrained(model, task, seed, model_options)
     if start is not None:
         _go_on_from(classifier, start)

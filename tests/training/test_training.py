@@ -370,6 +370,14 @@ def test_a_finished_model_is_not_trained_again(task, tmp_path, monkeypatch):
     assert json.loads(recipe.read_text())["data"] == task.digest
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_mixed_precision_only_where_it_is_fast(task, tmp_path, monkeypatch, fast):
+    monkeypatch.setattr("sua.training.trainer.fast_in_bfloat16", lambda: fast)
+    train("tiny", task, OBJECTIVES["erm"], epochs=1, cache=tmp_path, dtype="float32", arguments={"bf16": True})
+    (recipe,) = tmp_path.glob("*/recipe.json")
+    assert json.loads(recipe.read_bytes())["arguments"] == {"bf16": fast or torch.cuda.is_available()}
+
+
 def test_equal_compute(task, synonyms, monkeypatch):
     """Whatever the objective: the same number of steps, and of rows in every one of them."""
     rows, original = [], SUATrainer.compute_loss
