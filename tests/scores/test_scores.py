@@ -216,7 +216,7 @@ def relabelled(p, classes):
 def test_items_permute_with_their_scores_and_classes_do_not_matter(name, p, data):
     values = evaluate(p, name)
     assert values.shape == (len(p),) and np.isfinite(values).all()
-    precision = 1e-6 if name == "sua_repaired" else 1e-9  # an optimum found by search
+    precision = 1e-6 if name in ("sua_repaired", "logistic") else 1e-9  # an optimum found by search
     close = lambda actual: np.testing.assert_allclose(actual, values, rtol=precision, atol=precision / 1000)
     items = np.array(data.draw(st.permutations(range(len(p)))))
     close(evaluate(p.subset(items), name)[np.argsort(items)])
