@@ -215,7 +215,8 @@ def test_the_gpu_profile_runs_on_stand_ins(hub_sets, tmp_path):
              "runs": 20, "repeats": 5, "promises": [[0.2, 0.2]], "publish": False, "threads": 1, "ambient_items": 20,
              "llm_items": 240, "methods": {"erm": [{}], "sua_tr": [{}], "sua_tr_repaired": [{"share": 0.25}]},
              "all_trainings": ["erm", "sua_tr", "sua_tr_repaired"], "max_new_tokens": 4, "samples": 3,
-             "sets": {"own_questions": 6, "ambignq": 6, "triviaqa": 6}, "models": ["Qwen/Qwen2.5-0.5B-Instruct"]}
+             "sets": {"own_questions": 6, "ambignq": 6, "triviaqa": 6}, "models": ["Qwen/Qwen2.5-0.5B-Instruct"],
+             "curve": {"experiments": ["sst2"], "methods": ["erm", "sua_tr"], "rows": [[8, 1]], "test": 16}}
 
     def cut(node):  # `worlds` is a number in one notebook, and a mapping to be cut itself in another
         return {key: small[key] if key in small and isinstance(small[key], dict) == isinstance(value, dict) else
