@@ -94,13 +94,17 @@ def logistic(x, is_error) -> Callable[[np.ndarray], np.ndarray]:
 
     design = standard(x)
 
+    penalty = np.append(np.ones(x.shape[1]), 0)  # none on the intercept
+
     def loss(w):
         margin = sign * (design @ w)
-        penalised = np.append(w[:-1], 0)
-        return (np.logaddexp(0, -margin).sum() + penalised @ penalised / 2,
-                penalised - design.T @ (sign * _sigmoid(-margin)))
+        return (np.logaddexp(0, -margin).sum() + penalty @ w ** 2 / 2,
+                penalty * w - design.T @ (sign * _sigmoid(-margin)))
 
     w = minimize(loss, np.zeros(design.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8}).x
+    # a step of Newton squares the error that the search leaves, so that the optimum does not depend on its path
+    p = _sigmoid(design @ w)
+    w = w - np.linalg.solve((design.T * (p * (1 - p))) @ design + np.diag(penalty), loss(w)[1])
     return lambda new: _sigmoid(standard(new) @ w)
 
 

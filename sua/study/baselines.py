@@ -243,7 +243,8 @@ def certified_rows(tested: Predictions, held: Predictions, promises: Iterable[Se
     """
     rows = []
     for name in available(held):
-        calibrating, new = score(held, name), score(tested, name)
+        # an item that equals the threshold but for rounding is answered on every processor, or on none
+        calibrating, new = (metrics.comparable(score(p, name)) for p in (held, tested))
         for risk, delta in promises:
             rule = AbstentionRule.fit(calibrating, held.is_error, risk=risk, delta=delta, score_name=name,
                                       k=tested.perturbed.shape[1])

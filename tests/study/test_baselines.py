@@ -164,6 +164,17 @@ def test_certified_rows_are_rules_and_say_where_nothing_is_answered():
     assert not {"sua_repaired", "sua_signed"} & {name for name, _ in rows}
 
 
+def test_rounding_decides_nothing_where_an_item_equals_the_threshold():
+    held = model(500, seed=1)
+    noise = 1 + 1e-12 * np.random.default_rng(0).normal(size=held.orbit.shape)  # as another processor's
+    orbit = held.orbit * noise / (held.orbit * noise).sum(-1, keepdims=True)
+    same = replace(held, ids=[f"again {i}" for i in held.ids])
+    moved = replace(same, probs=orbit[:, 0], perturbed=orbit[:, 1:])
+    here, there = (pd.DataFrame(baselines.certified_rows(p, held, [(0.5, 0.1)])) for p in (same, moved))
+    assert here["coverage"].max() > 0
+    pd.testing.assert_frame_equal(here, there)
+
+
 def test_methods_are_compared_over_every_score_of_every_pool_and_size():
     pools = [model(1500, seed=1, doubt=0.2), model(1000, seed=2, doubt=0.2)]
     rows = baselines.method_rows("here", pools, sizes=(50, 500, 501))
