@@ -623,7 +623,8 @@ def test_logistic_is_sklearns(seed, separable):
     wrong = x[:, 0] > np.median(x[:, 0]) if separable else \
         np.random.default_rng(seed).random(300) < 1 / (1 + np.exp(1 - x.sum(1)))
     center, spread = x.mean(0), x.std(0)
-    theirs = LogisticRegression(C=1.0, tol=1e-12, max_iter=10_000, solver="newton-cholesky").fit((x - center) / spread, wrong)
+    theirs = LogisticRegression(C=1.0, tol=1e-12, max_iter=10_000, solver="newton-cholesky")
+    theirs.fit((x - center) / spread, wrong)
     exact = theirs.predict_proba((new - center) / spread)[:, 1]
     np.testing.assert_allclose(fits.logistic(x, wrong)(new), exact, rtol=0, atol=1e-12)
     labelled = replace(calibration, labels=np.where(wrong, 1 - calibration.answers, calibration.answers))
