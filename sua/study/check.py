@@ -127,10 +127,10 @@ def _read(content):
 
 
 def _platform(files):
-    """Machine and threads of every stage; None where MANIFEST.json is missing or damaged."""
+    """Machine and threads of every stage, whatever else is installed; None where MANIFEST.json is missing or damaged."""
     try:
         stages = json.loads(files["MANIFEST.json"])["stages"].values()
-        return [[stage["machine"], stage["threads"]] for stage in stages]
+        return [[{**stage["machine"], "packages_mib": None}, stage["threads"]] for stage in stages]
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
 

@@ -76,6 +76,9 @@ def test_check_compares_with_the_commit(tmp_path, monkeypatch, capsys):
     git("add", "figures")
     git("commit", "-m", "results")
     assert check.check("p") == [] and "byte by byte" in capsys.readouterr().out
+    manifest["stages"]["01_a"]["machine"]["packages_mib"] = 7  # another package beside those of the pins
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert check.check("p") == [] and "byte by byte" in capsys.readouterr().out
     (folder / "metrics.csv").write_bytes(csv({"task": "topic", "value": 0.50001}))
     (folder / "new.txt").write_text("")
     assert check.check("p") == ["new.txt: only in the fresh results", "metrics.csv: differs"]
