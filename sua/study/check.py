@@ -127,7 +127,7 @@ def _read(content):
 
 
 def _platform(files):
-    """Machine and threads of every stage, whatever else is installed; None where MANIFEST.json is missing or damaged."""
+    """Machine and threads of every stage but for its packages; None where MANIFEST.json is missing or damaged."""
     try:
         stages = json.loads(files["MANIFEST.json"])["stages"].values()
         return [[{**stage["machine"], "packages_mib": None}, stage["threads"]] for stage in stages]
