@@ -111,6 +111,8 @@ class Floor(NamedTuple):
     sensitivity: float
 
     def __str__(self):
+        if self.largest < 1e-9:  # float64: these digits are the processor's
+            return "the same input in other batches: |dp| below 1e-9"
         return (f"the same input in other batches: |dp| {self.mean:.2g} on average, {self.largest:.2g} at most; "
                 f"S {self.sensitivity:.2g}")
 

@@ -236,6 +236,12 @@ def removed(p: Predictions, loss: str) -> float:
     return float((before - losses(mean)).mean()) if np.isfinite(before).all() else np.inf
 
 
+def _comparable(p, name):
+    """A score for a rule: an item that equals its threshold but for rounding is answered on every processor, or none.
+    """
+    return metrics.comparable(score(p, name))
+
+
 def certified_rows(tested: Predictions, held: Predictions, promises: Iterable[Sequence[float]]) -> list[dict]:
     """Coverage and error on `tested` of every score's rule under every promise (risk, delta).
 
@@ -243,8 +249,7 @@ def certified_rows(tested: Predictions, held: Predictions, promises: Iterable[Se
     """
     rows = []
     for name in available(held):
-        # an item that equals the threshold but for rounding is answered on every processor, or on none
-        calibrating, new = (metrics.comparable(score(p, name)) for p in (held, tested))
+        calibrating, new = _comparable(held, name), _comparable(tested, name)
         for risk, delta in promises:
             rule = AbstentionRule.fit(calibrating, held.is_error, risk=risk, delta=delta, score_name=name,
                                       k=tested.perturbed.shape[1])
@@ -259,7 +264,7 @@ def method_rows(kind: str, pools: Iterable[Predictions], sizes: Sequence[int] = 
     """`compare_methods` over RANKING of every pool, for each number of calibration items drawn from it; the other items
     judge. A size above half of the smallest pool is left out; if none is below, that half is taken."""
     pools = list(pools)
-    values = [[(score(p, name), p.is_error) for name in RANKING] for p in pools]
+    values = [[(_comparable(p, name), p.is_error) for name in RANKING] for p in pools]
     half, rows = min(map(len, pools)) // 2, []
     for n in [size for size in sizes if size <= half] or [half]:
         orders = [np.random.default_rng(0).permutation(len(p)) for p in pools]
@@ -273,7 +278,7 @@ def method_rows(kind: str, pools: Iterable[Predictions], sizes: Sequence[int] = 
 def broken_shares(p: Predictions, name: str, risk: float, delta: float, repeats: int, size: int = 500) -> dict:
     """How often a promise is broken when `p` is the world and `size` calibration items are drawn from it: by the rule,
     and by the shortcut, the largest threshold whose observed error rate is at most `risk`."""
-    s, wrong, rng = score(p, name), p.is_error, np.random.default_rng(0)
+    s, wrong, rng = _comparable(p, name), p.is_error, np.random.default_rng(0)
     exceeded = {"promise broken": [], "shortcut broken": []}
     for _ in range(repeats):
         drawn = rng.integers(len(s), size=size)

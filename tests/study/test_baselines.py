@@ -174,6 +174,11 @@ def test_rounding_decides_nothing_where_an_item_equals_the_threshold():
     assert here["coverage"].max() > 0
     pd.testing.assert_frame_equal(here, there)
 
+    # the same where calibration items are drawn from the items that judge
+    one, other = (Predictions.concatenate([held, p]) for p in (same, moved))
+    here, there = (baselines.broken_shares(p, "entropy", 0.3, delta=0.1, repeats=200, size=200) for p in (one, other))
+    assert here == there
+
 
 def test_methods_are_compared_over_every_score_of_every_pool_and_size():
     pools = [model(1500, seed=1, doubt=0.2), model(1000, seed=2, doubt=0.2)]
