@@ -29,10 +29,10 @@ def load_model(source: Path | str, n_classes: int | None = None, seed: int = 0, 
     recognised. causal : a ChoiceLM instead; a saved one is recognised, and its answers, score and template are the
     default. dtype : of the weights; by default "float64" for a model that was saved in it, as the tiny ones are,
     "bfloat16" for a causal model on a GPU, or, unless ChoiceLM.save wrote it, on a processor that is fast in it
-    (`fast_in_bfloat16`), else "float32", in which numbers hold on every processor. train_layers : leave only the last
-    so many transformer layers, pooler and head trainable. packaged : take a package's weights before all others, where
-    there is one, which are the same for everybody. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where
-    there is one.
+    (`fast_in_bfloat16`), else "float32", whose probabilities hold to about 1e-5 on every processor; "float64" has the
+    same digits on all, at twice the time. train_layers : leave only the last so many transformer layers, pooler and
+    head trainable. packaged : take a package's weights before all others, where there is one, which are the same for
+    everybody. options : of EncoderClassifier or ChoiceLM. Runs on the GPU where there is one.
     Raises NotAvailableError if no place has the model; ValueError if it has fewer layers, has no tokenizer, or needs
     code of its own.
     """

@@ -237,8 +237,7 @@ def removed(p: Predictions, loss: str) -> float:
 
 
 def _comparable(p, name):
-    """A score for a rule: an item that equals its threshold but for rounding is answered on every processor, or none.
-    """
+    """A score for a rule; an item at its threshold but for rounding is answered on every processor, or on none."""
     return metrics.comparable(score(p, name))
 
 
